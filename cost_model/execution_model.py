@@ -19,6 +19,7 @@ from ..ir.errors import UsageError
 from ..ir.model.loops import Work
 from ..ir.model.tensor import ITEM_BYTES
 from ..ir.plan.plan import STEP_VECTORS, Optimizer
+from ..ir.plan.routing import Routing
 from ..ir.unknown_name import unknown_name
 
 COMPILED: tuple[Work, ...] = ("pointwise", "reduce")  # what a compiler fuses
@@ -58,9 +59,13 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     weight is replicated. `shards_over`: axes inside a replica whose ranks ZeRO counts among those it
     shards over. `whole_in_pipelines`: beneath a pipeline gathered weights and gradients stay whole from
     the first micro-batch to the last, so that ZeRO shards optimizer states alone. `saves_dispatched`:
-    backward of experts reads tokens as they were received, instead of fetching them again.
-    `dispatches_once`: a token goes once to every node that has some of
-    its experts, and is copied there. `chunks`: model chunks per pipeline stage (interleaved 1F1B).
+    backward of experts reads tokens as they were received and hidden units, instead of fetching and
+    computing them again. `dispatches_once`: a token goes once to every node that has some of its
+    experts, and is copied there. `kernel_per_expert`: products of every expert are kernels of their own.
+    `expert_dispatch_seconds`: seconds that a device waits in forward and in backward of a layer of
+    experts, whose tokens the host counts before it launches what follows. `expert_tile_rows`: rows that
+    products of an expert are padded to (0: none). `routing`: how tokens choose experts. `chunks`: model
+    chunks per pipeline stage (interleaved 1F1B).
     `even_layers`: stages have equal layer counts instead of balanced times. `recompute_every`: every
     n-th of the layers that may recompute does."""
 
@@ -90,6 +95,10 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     whole_in_pipelines: bool = False
     saves_dispatched: bool = False
     dispatches_once: bool = False
+    kernel_per_expert: bool = False
+    expert_dispatch_seconds: tuple[float, float] = (0.0, 0.0)
+    expert_tile_rows: int = 0
+    routing: Routing = Routing()
     chunks: int = 1
     even_layers: bool = False
     recompute_every: int = 1

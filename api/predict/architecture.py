@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import log
+from math import ceil, log
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -28,7 +28,12 @@ CONFIG_KEYS = {
     "shared_ffn": ("shared_expert_intermediate_size", "moe_shared_expert_intermediate_size"),
     "head_size": ("head_dim",),
     "tied": ("tie_word_embeddings",),
+    "dense_layers": ("first_k_dense_replace",),
 }
+NEVER = 10**9  # of layers
+WINDOW_PERIOD = (
+    2  # every second layer sees all tokens (gpt-oss, Gemma 2) where nothing else is said
+)
 
 
 class Latent(msgspec.Struct, frozen=True):
@@ -42,13 +47,29 @@ class Latent(msgspec.Struct, frozen=True):
     value: int
 
 
+# DeepSeek-V2 and V3 and Kimi K2 alike
+USUAL_LATENT = Latent(query_rank=1536, key_rank=512, plain=128, rotary=64, value=128)
+NARROW = (
+    64  # of a head: nothing that is large has narrower ones, but latent attention has wider ones
+)
+
+
+class LayerKind(NamedTuple):
+    """What may differ from layer to layer: experts or one feed-forward, a window or all tokens."""
+
+    mixture: bool
+    windowed: bool
+
+
 class Architecture(msgspec.Struct, frozen=True):
     """The shape of a decoder. `gated`: Llama's layer (RMS norms, rotary positions, gated unit, no
     biases), else GPT's (layer norms, learned positions, GELU, biases). `head_size`: width of a head.
     `experts` of 0 is dense; `expert_hidden` is the width of each expert, `shared_hidden` that of what
     every token passes beside them. `fused_attention`: scores are never written. `adapter_rank`: only
     products of two thin matrices beside attention's are trained (LoRA). `tied`: the head is the
-    embedding."""
+    embedding. The first `dense_layers` have no experts; all but every `window_period`-th layer attend to
+    the last `window` tokens alone (0: to all). `group_share`: the part of the groups of experts that one
+    token may choose from."""
 
     hidden: int
     heads: int
@@ -66,6 +87,21 @@ class Architecture(msgspec.Struct, frozen=True):
     fused_attention: bool = True
     adapter_rank: int = 0
     tied: bool = False
+    dense_layers: int = 0
+    window: int = 0
+    window_period: int = WINDOW_PERIOD
+    group_share: float = 1.0
+
+    def kinds(self, layers: int) -> list[LayerKind]:
+        """The kinds of the model's layers, in their order."""
+        narrow = 0 < self.window < self.tokens
+        return [
+            LayerKind(
+                self.experts > 0 and i >= self.dense_layers,
+                narrow and (i + 1) % self.window_period > 0,
+            )
+            for i in range(layers)
+        ]
 
 
 def read_architecture(row: Row) -> Architecture:
@@ -99,8 +135,36 @@ def read_architecture(row: Row) -> Architecture:
         choices=integer(row, "topk", 1) if experts else 0,
         expert_hidden=expert_hidden,
         shared_hidden=integer(row, "shared_ffn", shared) if experts else 0,
-        latent=read_latent(config),
+        latent=read_latent(config) or (USUAL_LATENT if is_latent(row) else None),
+        dense_layers=dense_layers(row, config) if experts else 0,
+        window=read_window(config),
+        window_period=window_period(config),
+        group_share=(config.get("topk_group") or 1) / (config.get("n_group") or 1),
     )
+
+
+def dense_layers(row: Row, config: Mapping[str, Any]) -> int:
+    """First layers without experts. Fewer layers than the configuration names have the same share of
+    them, and one at least."""
+    usual = int(is_latent(row))  # in every such model
+    dense, layers = integer(row, "dense_layers", usual), integer(row, "layers")
+    return ceil(dense * min(1, layers / (config.get("num_hidden_layers") or layers)))
+
+
+def read_window(config: Mapping[str, Any]) -> int:
+    """Tokens that windowed layers attend to; 0: all layers attend to all."""
+    used = config.get("use_sliding_window", True)
+    return int(config.get("sliding_window") or 0) if used else 0
+
+
+def window_period(config: Mapping[str, Any]) -> int:
+    """Layers from one that attends to all tokens to the next."""
+    kinds = config.get("layer_types") or ()
+    if "full_attention" in kinds:
+        return kinds.index("full_attention") + 1
+    if kinds or config.get("model_type") == "mistral":  # no layer does
+        return NEVER
+    return int(config.get("sliding_window_pattern") or WINDOW_PERIOD)
 
 
 def usual_heads(hidden: int, tensor: int) -> int:
@@ -129,6 +193,14 @@ def config_columns(config: Mapping[str, Any]) -> dict[str, str]:
         if column != "layers"
     }
     return {c: str(int(v)) for c, v in said.items() if isinstance(v, int | float)}
+
+
+def is_latent(row: Row) -> bool:
+    """Whether so many heads can only be those of latent attention, of which the row says no more."""
+    hidden, heads = integer(row, "hidden"), integer(row, "heads", 1)
+    return (
+        bool(row.get("experts")) and not row.get("head_size") and hidden // heads < NARROW <= heads
+    )
 
 
 def read_latent(config: Mapping[str, Any]) -> Latent | None:

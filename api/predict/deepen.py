@@ -1,53 +1,47 @@
-"""Repeats the equal layers of a traced model, whose calls are data, to any depth."""
+"""Repeats the layers of a traced model, whose calls are data, to any depth."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from msgspec.structs import replace
 
 from ...ir.model.model import Call, Model, Parameter
 
+LAYERS = "layers."
 
-def deepen(model: Model, layers: int) -> Model:
-    """The model with `layers` layers in all: copies of the last call but one, between the others.
+
+def deepen(model: Model, order: Sequence[int]) -> Model:
+    """The model with one layer for every item of `order`: the number of the traced layer that it copies.
 
     Every copy has its own parameters.
     """
-    name = model.calls[-2].function
-    places = [i for i, call in enumerate(model.calls) if call.function == name]
-    first, last = model.calls[places[0]], model.calls[places[-1]]
-    ends = (model.calls[: places[0]], model.calls[places[-1] + 1 :])
-    count = layers - sum(call.path.startswith("layers.") for calls in ends for call in calls)
+    places = [i for i, call in enumerate(model.calls) if call.path.startswith(LAYERS)]
+    before, after = model.calls[: places[0]], model.calls[places[-1] + 1 :]
+    traced = {call.path.removeprefix(LAYERS): call for call in model.calls[places[0] :]}
+    parameters = [p for p in model.parameters if not p.name.startswith(LAYERS)]
     parameter_of = {p.name: p for p in model.parameters}
-    layer_names = [n for n in first.parameters if n not in last.parameters]
-    copied = {n for i in places for n in model.calls[i].parameters if n not in _common(first, last)}
-    parameters = [p for n, p in parameter_of.items() if n not in copied]
     calls: list[Call] = []
-    for number in range(count):
-        calls.append(_copy(first, number, layer_names, calls[-1] if calls else None))
-        parameters += _renamed(parameter_of, layer_names, number)
-    calls[-1] = replace(calls[-1], results=last.results)
-    return replace(model, calls=(*ends[0], *calls, *ends[1]), parameters=tuple(parameters))
+    for number, source in enumerate(order):
+        layer = traced[str(source)]
+        names = {n: f"{number}.{n}" for n in layer.parameters if n.startswith(LAYERS)}
+        calls.append(_copy(layer, number, names, calls[-1] if calls else model.calls[places[0]]))
+        parameters += _renamed(parameter_of, names)
+    calls[-1] = replace(calls[-1], results=model.calls[places[-1]].results)
+    return replace(model, calls=(*before, *calls, *after), parameters=tuple(parameters))
 
 
-def _common(first: Call, last: Call) -> set[str]:
-    """Parameters that all layers share."""
-    return set(first.parameters) & set(last.parameters)
-
-
-def _copy(template: Call, number: int, layer_names: list[str], before: Call | None) -> Call:
-    names = {n: f"{number}.{n}" for n in layer_names}
-    arguments = (
-        template.arguments if before is None else (before.results[0], *template.arguments[1:])
-    )
+def _copy(template: Call, number: int, names: dict[str, str], before: Call) -> Call:
+    """The template as a layer after the call `before`; the first one reads what that one reads."""
+    value = before.results[0] if number else before.arguments[0]
     return replace(
         template,
+        path=f"{LAYERS}{number}",
         parameters=tuple(names.get(n, n) for n in template.parameters),
-        arguments=arguments,
+        arguments=(value, *template.arguments[1:]),
         results=tuple(f"{r}_{number}" for r in template.results),
     )
 
 
-def _renamed(
-    parameter_of: dict[str, Parameter], layer_names: list[str], number: int
-) -> list[Parameter]:
-    return [replace(parameter_of[n], name=f"{number}.{n}", aliases=()) for n in layer_names]
+def _renamed(parameter_of: dict[str, Parameter], names: dict[str, str]) -> list[Parameter]:
+    return [replace(parameter_of[n], name=name, aliases=()) for n, name in names.items()]

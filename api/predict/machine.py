@@ -19,7 +19,12 @@ def preset_of(name: str, memory_gb: float) -> str:
     families: dict[str, list[str]] = {}
     for preset in presets():
         families.setdefault(normalized(re.sub(r"-\d+$", "", preset)), []).append(preset)
-    matching = [f for f in families if re.match(rf"{f}(?!\d)|{f}\d*$", normalized(name))]
+    wanted_name = normalized(name)
+    matching = [f for f in families if re.match(rf"{f}(?!\d)|{f}\d*$", wanted_name)]
+    # `MI250` of `mi250x`, `v5e` of `tpu-v5e`
+    matching = matching or [
+        f for f in families if re.fullmatch(rf"(tpu)?{re.escape(wanted_name)}x?", f)
+    ]
     if not matching:
         raise UnmodelledError(f"gpu {name!r} is not known; known: {', '.join(families)}")
     members = families[max(matching, key=len)]

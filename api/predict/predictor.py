@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -11,7 +12,7 @@ from ...cost_model.execution_model import ExecutionModel, execution_model
 from ...cost_model.operators.function_cost import FunctionCostTable
 from ...cost_model.scaled_cluster import ScaleFactors, scaled_cluster
 from ...ir.cached import cached_method
-from ...ir.devices.cluster import Cluster
+from ...ir.devices.cluster import Cluster, Device
 from ...ir.model.model import Function, Model
 from ...ir.plan.memory_action import KEEP, RECOMPUTE, MemoryAction
 from ...ir.plan.plan import Optimizer, Stage
@@ -20,12 +21,12 @@ from ...planner.pricing.function_prices import CallPrice, FunctionPrices
 from ...planner.pricing.function_tables import FunctionTables, TableKey
 from ...planner.question.candidate import CallPoint, Candidate
 from ...planner.sharding.model_shardings import ModelShardings
-from .architecture import Architecture
+from .architecture import Architecture, LayerKind
 from .deepen import deepen
 from .machine import cluster_of
 from .run import UNKNOWN, Layout, RunConfig, UnmodelledError
 
-EQUAL_LAYERS = 2  # become one function; beneath adapters the first layer passes no gradient on
+EQUAL_LAYERS = 2  # become one function
 LARGE_ELEMENTS = 1 << 20  # of a matrix that is sharded
 UNSCALED = ScaleFactors()
 MEMORY_DOUBT = 1.15  # bytes predicted per byte there, up to which a run may fit (the median error)
@@ -38,6 +39,9 @@ COMMUNICATOR_BYTES = 24 * 2 * int(9.2 * 2**20)
 MEMORY_ACTIONS = {"full": RECOMPUTE, "half": RECOMPUTE, "operators": MemoryAction(50)}
 RECOMPUTE_LADDER = ("none", "attention", "half", "full")  # what a run may do that says nothing
 SAMPLES = 12  # of a trace: batches of 2 and of 3 give those of every other size
+
+
+TraceKey = tuple[Architecture, tuple[LayerKind, ...], str, int]  # with a dtype and a batch
 
 
 class Precision(NamedTuple):
@@ -80,6 +84,7 @@ class PredictedRun(msgspec.Struct, frozen=True):
     candidate: Candidate
     stages: tuple[Stage, ...]
     recompute: str
+    notes: tuple[str, ...] = ()
 
     def measured_bytes(self, kind: str) -> int:
         """The bytes that a measurement of a kind, as in `nvidia-smi` or `torch max allocated`, counts;
@@ -141,9 +146,7 @@ class Predictor:
     machine of every run down."""
 
     def __init__(
-        self,
-        factors: ScaleFactors = UNSCALED,
-        models: dict[tuple[Architecture, str, int], Model] | None = None,
+        self, factors: ScaleFactors = UNSCALED, models: dict[TraceKey, Model] | None = None
     ) -> None:
         self.factors, self.models = factors, {} if models is None else models
         self.function_prices: dict[tuple[object, ...], RunPrices] = {}
@@ -164,9 +167,12 @@ class Predictor:
     def predict_known(self, architecture: Architecture, run: RunConfig) -> PredictedRun:
         """The prediction of a run whose recomputation is known."""
         cluster = scaled_cluster(cluster_of(run), self.factors)
-        execution = execution_model_of(run)
-        if execution.matrix_dtype and execution.matrix_dtype not in cluster.device.peak_flops:
-            raise UnmodelledError(f"gpu {run.device!r} has no rate for precision {run.precision}")
+        routing = replace(run.routing, group_share=architecture.group_share)
+        execution = replace(execution_model_of(run), routing=routing)
+        precision, notes = precision_of(run, cluster.device), ()
+        if precision != run.precision:
+            notes = (f"{run.device} has no rate for {run.precision}: {precision}",)
+            execution = replace(execution, matrix_dtype=PRECISIONS[precision].matrix)
         written = not run.fused_attention and run.recompute != "attention"
         vocabulary = padded_vocabulary(architecture.vocabulary, run.layout.tensor)
         architecture = replace(architecture, fused_attention=not written, vocabulary=vocabulary)
@@ -198,6 +204,7 @@ class Predictor:
             candidate,
             stages,
             run.recompute,
+            notes,
         )
 
     def prices(
@@ -212,18 +219,45 @@ class Predictor:
         machine = (cluster.name, cluster.device.memory_bytes, cluster.levels)
         key = (architecture, run.layers, dtype, experts, machine, execution)
         if key not in self.function_prices:
-            model = deepen(self.trace(architecture, dtype, SAMPLES * experts), run.layers)
-            self.function_prices[key] = RunPrices(model, cluster, execution)
+            kinds = architecture.kinds(run.layers)
+            traced = traced_kinds(kinds, architecture.adapter_rank > 0)
+            model = self.trace(architecture, tuple(traced), dtype, SAMPLES * experts)
+            deep = deepen(model, traced_layers(kinds, traced))
+            self.function_prices[key] = RunPrices(deep, cluster, execution)
         return self.function_prices[key]
 
-    def trace(self, architecture: Architecture, dtype: str, batch: int) -> Model:
+    def trace(
+        self, architecture: Architecture, kinds: tuple[LayerKind, ...], dtype: str, batch: int
+    ) -> Model:
         from .tracing import trace
 
-        key = (architecture, dtype, batch)
+        key = (architecture, kinds, dtype, batch)
         if key not in self.models:
-            layers = EQUAL_LAYERS + (architecture.adapter_rank > 0)
-            self.models[key] = trace(architecture, layers, batch, dtype)
+            self.models[key] = trace(architecture, kinds, batch, dtype)
         return self.models[key]
+
+
+def traced_kinds(kinds: Sequence[LayerKind], frozen: bool) -> list[LayerKind]:
+    """The layers of a traced model: enough of every kind to become one function. Beneath adapters
+    (`frozen`) the first layer passes no gradient on and is a function of its own."""
+    each = [kind for kind in dict.fromkeys(kinds) for _ in range(EQUAL_LAYERS)]
+    return [*kinds[:1], *each] if frozen else each
+
+
+def traced_layers(kinds: Sequence[LayerKind], traced: Sequence[LayerKind]) -> list[int]:
+    """The traced layer that every layer is a copy of: the last of its kind, and the first one first."""
+    last = {kind: i for i, kind in enumerate(traced)}
+    return [0, *(last[kind] for kind in kinds[1:])]
+
+
+def precision_of(run: RunConfig, device: Device) -> str:
+    """The precision of a run's products: of 4-bit floats 8-bit ones, of those 16-bit ones, where a
+    device has no rate for them."""
+    narrower = {FP4: "fp8", FP8: "bf16"}
+    precision = run.precision
+    while (matrix := PRECISIONS[precision].matrix) and matrix not in device.peak_flops:
+        precision = narrower[matrix]
+    return precision
 
 
 def padded_vocabulary(vocabulary: int, tensor: int) -> int:

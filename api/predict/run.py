@@ -10,13 +10,17 @@ import msgspec
 
 from ...cost_model.execution_model import execution_model_of_framework
 from ...ir.errors import UsageError
+from ...ir.plan.routing import BALANCED, Routing, parse_routing
 from ...ir.plan.strategy import Strategy
 
 Row = Mapping[str, str]
 # fmt: off
 RECOMPUTE = {
     "none": "none", "full": "full", "selective_layer": "half", "selective_op": "operators",
-    "partial": "half", "selective": "attention",
+    "partial": "half", "selective": "attention", "core_attn": "attention", "uniform": "full",
+    "yes": "full", "true": "full", "1": "full", "no": "none", "false": "none", "0": "none",
+    # modules whose recomputation takes next to no time
+    "layernorm": "none", "moe": "none", "mla": "none", "mlp": "none",
 }
 # fmt: on
 COMPILED = ("torchtitan", "torchtitan-2024")  # fsdp2 whose layers are compiled
@@ -90,6 +94,7 @@ class RunConfig(msgspec.Struct, frozen=True):
     devices_per_node: int
     network_gbit_per_second: float
     tensor_overlap: bool | None = None
+    routing: Routing = Routing()
 
     @property
     def micro_batches(self) -> int:
@@ -116,6 +121,7 @@ def read_run(row: Row) -> RunConfig:
         devices_per_node=integer(row, "gpus_per_node", 8),
         network_gbit_per_second=number(row, "inter_node_gbps_per_gpu", 0.0),
         tensor_overlap=flag(row, "tp_overlap", False) if row.get("tp_overlap") else None,
+        routing=parse_routing(row.get("routing") or BALANCED),
     )
     if run.layout.strategy.devices != run.devices:
         raise UnmodelledError(
@@ -190,7 +196,7 @@ def parse_recompute(text: str) -> str:
     if "/" in text:
         return UNKNOWN
     for start, meaning in RECOMPUTE.items():
-        if text.startswith(start):
+        if text.lower().startswith(start):
             return meaning
     if text:
         raise UnmodelledError(f"recompute {text!r} is not known: {', '.join(RECOMPUTE)}")

@@ -10,7 +10,8 @@ import msgspec
 
 from ...cost_model.explain.confidence import RANGE
 from ...ir.errors import FileError, PlaitError
-from .architecture import read_architecture
+from .architecture import is_latent, read_architecture
+from .assume import assume
 from .predictor import Predictor
 from .run import Row, is_known_framework, read_run
 
@@ -36,6 +37,7 @@ def predict_row(row: Row, predictor: Predictor) -> RowPrediction:
     """The prediction of one row; never raises for what a row says."""
     name = row.get("row_id", "")
     try:
+        row, assumed = assume(row)
         described = read_run(row)
         run = predictor.predict(read_architecture(row), described)
     except PlaitError as error:
@@ -46,6 +48,9 @@ def predict_row(row: Row, predictor: Predictor) -> RowPrediction:
         note += f", the nearest to {row.get('framework', '') or 'no framework'}, which is not known"
     if not row.get("heads") and not row.get("config"):
         note += "; heads are not said: as wide as usual"
+    note += "".join(f"; {text}" for text in (*assumed, *run.notes))
+    if not row.get("config") and is_latent(row):
+        note += "; so many heads are taken for latent attention"
     if described.recompute != run.recompute:
         note += f"; recompute is not said: {run.recompute}, the least that fits"
     gigabytes = run.measured_bytes(row.get("mem_kind", "")) / 1e9

@@ -3,13 +3,16 @@ or latent, fused or not."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ...ir.capture.operators.elementary import OPS
-from .architecture import Architecture, Latent
+from .architecture import Architecture, Latent, LayerKind
 
+ATTENTION_TILE = 128  # keys that a fused kernel loads at once (FlashAttention-2, Dao 2023)
 DROPOUT = 0.1  # of layers that write their scores: those are of the time when all dropped
 
 
@@ -33,9 +36,9 @@ class Adapter(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self, a: Architecture) -> None:
+    def __init__(self, a: Architecture, windowed: bool = False) -> None:
         super().__init__()
-        self.a, self.width = a, a.head_size
+        self.a, self.width, self.windowed = a, a.head_size, windowed
         inner, keys = a.heads * self.width, a.kv_heads * self.width
         bias = not a.gated
         self.query = Linear(a.hidden, inner, bias=bias)
@@ -52,7 +55,8 @@ class Attention(nn.Module):
         q, k, v = (p.view(batch, tokens, -1, self.width).transpose(1, 2) for p in projected)
         if self.a.gated:
             q, k = rotate(q, angles), rotate(k, angles)
-        context = attend(self.a, q, k, v)
+        attend_to = attend_window if self.windowed else attend
+        context = attend_to(self.a, q, k, v)
         return self.out(context.transpose(1, 2).reshape(batch, tokens, -1))
 
 
@@ -74,14 +78,18 @@ class LatentAttention(nn.Module):
         self.key = Linear(latent.key_rank, a.heads * latent.plain, bias=False)
         self.value = Linear(latent.key_rank, a.heads * latent.value, bias=False)
         self.out = Linear(a.heads * latent.value, a.hidden, bias=False)
+        self.adapter = None
+        if a.adapter_rank:
+            self.adapter = Adapter(self.query.in_features, a.heads * width, a.adapter_rank)
 
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
         batch, tokens, _ = x.shape
         latent = self.key_norm(self.key_down(x))
         low = x if self.query_down is None else self.query_norm(self.query_down(x))
+        query = self.query(low) if self.adapter is None else self.query(low) + self.adapter(low)
         q, k, v = (
             p.view(batch, tokens, self.a.heads, -1).transpose(1, 2)
-            for p in (self.query(low), self.key(latent), self.value(latent))
+            for p in (query, self.key(latent), self.value(latent))
         )
         turned = rotate(self.rotary(x).unsqueeze(1), angles)
         shared = turned.expand(batch, self.a.heads, tokens, self.latent.rotary)
@@ -99,6 +107,15 @@ def attend(a: Architecture, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         k, v = (x.repeat_interleave(times, 1) for x in (k, v))
     weights = functional.softmax(q @ k.transpose(2, 3), -1)
     return functional.dropout(weights, DROPOUT) @ v
+
+
+def attend_window(a: Architecture, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The work of attention to a window of tokens: kernels meet a window and the part of a tile beside
+    it, which are stood for by the first keys."""
+    near = min(a.window + ATTENTION_TILE // 2, a.tokens)
+    k, v = k[:, :, :near], v[:, :, :near]
+    grouped = q.shape[1] != k.shape[1]
+    return functional.scaled_dot_product_attention(q, k, v, enable_gqa=grouped)
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
@@ -143,12 +160,12 @@ class Mixture(nn.Module):
 
 
 class Layer(nn.Module):
-    def __init__(self, a: Architecture) -> None:
+    def __init__(self, a: Architecture, kind: LayerKind) -> None:
         super().__init__()
         norm = nn.RMSNorm if a.gated else nn.LayerNorm
         self.before, self.between = norm(a.hidden), norm(a.hidden)
-        self.attention = LatentAttention(a, a.latent) if a.latent else Attention(a)
-        self.feed = Mixture(a) if a.experts else FeedForward(a, a.ffn)
+        self.attention = LatentAttention(a, a.latent) if a.latent else Attention(a, kind.windowed)
+        self.feed = Mixture(a) if kind.mixture else FeedForward(a, a.ffn)
         self.drop = nn.Dropout(0.0 if a.fused_attention else DROPOUT)
 
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
@@ -157,14 +174,15 @@ class Layer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Embedding, `layers` equal layers, head and loss over next tokens: ids [batch tokens] -> []."""
+    """Embedding, a layer of every kind of `kinds`, head and loss over next tokens:
+    ids [batch tokens] -> []."""
 
-    def __init__(self, a: Architecture, layers: int) -> None:
+    def __init__(self, a: Architecture, kinds: Sequence[LayerKind]) -> None:
         super().__init__()
         self.a = a
         self.embedding = nn.Embedding(a.vocabulary, a.hidden)
         self.positions = None if a.gated else nn.Embedding(a.tokens, a.hidden)
-        self.layers = nn.ModuleList(Layer(a) for _ in range(layers))
+        self.layers = nn.ModuleList(Layer(a, kind) for kind in kinds)
         self.norm = (nn.RMSNorm if a.gated else nn.LayerNorm)(a.hidden)
         self.head = Linear(a.hidden, a.vocabulary, bias=False)
         if a.tied:

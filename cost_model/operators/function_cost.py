@@ -215,7 +215,7 @@ class FunctionCostTable(SampledFunction):
 
     def partition(self, variant: Variant) -> HalvesCostTable:
         """Cost of both halves of the joint graph as a variant partitions it."""
-        small, large = (partition(local, variant) for local in self.local_functions)
+        small, large = (self.partitioned(local, variant) for local in self.local_functions)
         local = self.local_functions[0]
         state_values = {i.value for i in local.state_inputs()}
         saved, shared = self.saved_and_shared(small, state_values)
@@ -236,8 +236,34 @@ class FunctionCostTable(SampledFunction):
                 state_values | shared,
                 saved - shared,
             ),
-            self.saved_lines(saved),
+            self.saved_lines(saved, self.saved_by_kernels(small)),
         )
+
+    def partitioned(self, local: Function, variant: Variant) -> GraphHalves:
+        """Both halves of a per-device function. Operators that leave bytes inside for backward run again
+        where a variant does not save their results, though nothing reads these."""
+        halves = partition(local, variant)
+        if variant == "keep" or not self.pricer.execution.saves_dispatched:
+            return halves
+        saved, backward = set[int]() if variant == "recompute" else set(variant), halves.backward
+        for op in halves.forward:
+            leaves = self.pricer.load(local, op).saved_bytes and not saved & set(op.results)
+            if leaves and op not in backward:
+                places = {r: i + 1 for i, other in enumerate(backward) for r in other.results}
+                at = max((places.get(v, 0) for v in op.operands()), default=0)
+                backward = (*backward[:at], op, *backward[at:])
+        return replace(halves, backward=backward)
+
+    def saved_by_kernels(self, halves: GraphHalves) -> LinearAmounts:
+        """Bytes that operators of forward leave for those of backward beside their results, unless
+        backward runs them again."""
+        again = {op.results for op in halves.backward}
+        ops = [op for op in halves.forward if op.results not in again]
+        near, far = (
+            np.array([self.pricer.load(local, op).saved_bytes for op in ops], dtype=np.float64)
+            for local in self.local_functions
+        )
+        return self.interpolate(near, far)
 
     def boundary_bytes(self) -> BoundaryBytes[LinearAmounts]:
         """Bytes of the arguments, of their gradients (0: none) and of the results."""
@@ -250,7 +276,7 @@ class FunctionCostTable(SampledFunction):
             self.bytes_of([o.value for o in local.outputs]),
         )
 
-    def saved_lines(self, saved: set[int]) -> SavedLines:
+    def saved_lines(self, saved: set[int], by_kernels: LinearAmounts) -> SavedLines:
         """Bytes of what forward saves for backward."""
         local = self.local_functions[0]
         arguments = [i.value for i in local.activations()]
@@ -258,7 +284,12 @@ class FunctionCostTable(SampledFunction):
         inside = sorted(saved & produced_values(local.forward_ops) - set(results))
         ends = [[v if v in saved else -1 for v in values] for values in (arguments, results)]
         ends[1] = [-1 if v in arguments or v in ends[1][:i] else v for i, v in enumerate(ends[1])]
-        return SavedLines(self.bytes_of(inside), self.bytes_of(ends[0]), self.bytes_of(ends[1]))
+        values = self.bytes_of(inside)
+        inner = LinearAmounts(
+            np.append(values.intercept, by_kernels.intercept),
+            np.append(values.slope, by_kernels.slope),
+        )
+        return SavedLines(inner, self.bytes_of(ends[0]), self.bytes_of(ends[1]))
 
     def worth_saving(self, halves: GraphHalves, saved: set[int]) -> set[int]:
         """Saved values that are expensive to recompute: shards in place of what was gathered, since

@@ -95,6 +95,7 @@ class HalfCostTable:
         self.kernel_groups = list(_kernels(function, ops[0], pairs, live_out | borrowed | saved))
         kernels = sum(len(group.flops.intercept) for group in self.kernel_groups)
         dispatched = kernels if self.pricer.execution.compiled else len(ops[0])
+        self.stall_seconds = sum(near.stall_seconds for near, _ in pairs)
         self.host_seconds = dispatched * self.pricer.execution.dispatch_seconds
         sends = [
             (near, far, reduced_item_bytes(op, pair[0]))
@@ -121,7 +122,7 @@ class HalfCostTable:
         travelling = self.travelling_bytes.at(samples).max(initial=0.0)
         peak = self.live_bytes.at(samples).max(initial=0.0) + sent.codec_bytes + travelling
         waiting = self.host_seconds - sent.in_line_seconds - sent.beside_seconds
-        compute = max(0.0, compute, waiting)
+        compute = max(0.0, compute, waiting) + self.stall_seconds
         exposed = sent.in_line_seconds + exposed_seconds(compute, sent.beside_seconds)
         return HalfCost(compute, exposed, float(self.flops.at(samples).sum()), round(peak))
 

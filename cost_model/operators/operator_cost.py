@@ -5,7 +5,7 @@ ones. `function_cost` adds the loads up over forward and backward graphs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from typing import Any, NamedTuple, cast
 
@@ -22,6 +22,7 @@ from ...ir.model.tensor import ITEM_BYTES
 from ...ir.plan.strategy import ROLES
 from ..communication.collective import CommGroup, collective_seconds
 from ..execution_model import GENERATED, ExecutionModel
+from .expert_load import expert_load
 from .roofline import Amount, op_seconds, softmax_share
 
 BATCH = "dp"  # the axis of a priced mesh that stands for all data-parallel axes
@@ -121,13 +122,16 @@ def attention_waiting(
 
 class OperatorLoad(msgspec.Struct, frozen=True):
     """Load of one operator on a device: flops, bytes of memory traffic, collectives; `streamed_bytes`:
-    what its kernels write and read for one another, apart from their products."""
+    what its kernels write and read for one another, apart from their products; `saved_bytes`: what a
+    forward operator leaves inside for its backward one; `stall_seconds`: that the device waits."""
 
     rule: OperatorRule
     flops: float
     moved_bytes: float
     sends: tuple[CollectiveSend, ...] = ()
     streamed_bytes: float = 0.0
+    saved_bytes: float = 0.0
+    stall_seconds: float = 0.0
 
     @property
     def work(self) -> Work:
@@ -174,6 +178,7 @@ class Pricer:
                 seconds += float(
                     op_seconds("pointwise", 0.0, load.streamed_bytes, load.dtype, device)
                 )
+            seconds += load.stall_seconds
         sent = sum(self.collective_seconds(*send) for send in load.sends)
         return OpCost(seconds, sent, load.flops)
 
@@ -222,22 +227,36 @@ class Pricer:
     def operator_load(self, site: Site) -> OperatorLoad:
         declared = declaration(site)
         rule = operator_rule(site, declared, self.cluster.device, self.execution)
-        flops, sends, ranks = count_flops(declared), list[CollectiveSend](), 1
-        if declared is not None:
-            for name in joined_axes(site.op):
-                for e in declared.exchanges:
-                    amount = exchanged_bytes(e, declared) * self.sent_share(e, name)
-                    amount /= self.senders(site.op) if e.copies > 1 else 1
-                    sends.append(CollectiveSend(e.kind, amount, name))
-                # each rank computes for tokens of all joined ranks
-                ranks *= self.mesh.axes[self.mesh.index(name)].size if declared.pairs else 1
+        ranks = self.paired_ranks(site.op, declared)
+        experts = expert_load(site, declared, ranks, self.cluster.device, self.execution)
         moved = rule.moved_bytes(
             [t.bytes for t in site.operands],
             [t.bytes for t in site.results if t is not None],
             score_bytes(site, declared) if rule.score_passes and declared else 0,
         )
         streamed = ranks * streamed_bytes(site, declared) if declared else 0.0
-        return OperatorLoad(rule, ranks * flops, moved, tuple(sends), streamed)
+        return OperatorLoad(
+            rule,
+            ranks * count_flops(declared) * experts.computed,
+            moved,
+            tuple(self.sends(site, declared, experts.sent)) if declared else (),
+            streamed * experts.sent,
+            experts.saved_bytes,
+            experts.stall_seconds,
+        )
+
+    def paired_ranks(self, op: Op, declared: Loops | None) -> int:
+        """Ranks for whose tokens each of them computes."""
+        joined = joined_axes(op) if declared is not None and declared.pairs else ()
+        return prod(self.mesh.axes[self.mesh.index(name)].size for name in joined)
+
+    def sends(self, site: Site, declared: Loops, share: float) -> Iterator[CollectiveSend]:
+        """What an operator sends along the axes whose ranks it joins; `share`: of the fullest rank."""
+        for name in joined_axes(site.op):
+            for e in declared.exchanges:
+                amount = exchanged_bytes(e, declared) * self.sent_share(e, name)
+                parted = self.senders(site.op) if e.copies > 1 else 1
+                yield CollectiveSend(e.kind, share * amount / parted, name)
 
 
 def measured_name(op: Op, declared: Loops | None) -> str:
@@ -334,7 +353,7 @@ def sent_share(
         return again
     places = group.size // cluster.neighbours_per_node(*group)
     places = places if places > 1 else group.size
-    reached = places * (1 - (1 - 1 / places) ** exchange.copies)
+    reached = execution.routing.nodes_reached(places, exchange.copies)
     return again * reached / exchange.copies
 
 

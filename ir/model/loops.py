@@ -44,6 +44,16 @@ class OperatorCollective(msgspec.Struct, frozen=True):
     copies: int = 1
 
 
+class RoutedRows(msgspec.Struct, frozen=True):
+    """Rows that a token sends to `choices` of `experts`. `saved`: elements of a row that backward reads
+    where forward leaves them, by loops; `repeated`: the part of the flops that it repeats otherwise."""
+
+    choices: int
+    experts: int
+    saved: tuple[tuple[str, float], ...] = ()
+    repeated: float = 0.0
+
+
 class Loops(msgspec.Struct, frozen=True):
     """The declaration of one operator at one site.
 
@@ -57,7 +67,8 @@ class Loops(msgspec.Struct, frozen=True):
     shards of the one to the shards of the other and back (tokens and experts). `exchanges` is what
     an operator sends under a joint loop or a pair. `streamed`: elements that its kernels write for one
     another and read, by loops: how often each point passes through memory. `added_to`: operands that
-    results begin from: where a split leaves partial sums, they are partial sums as well.
+    results begin from: where a split leaves partial sums, they are partial sums as well. `routing`: rows
+    that choose experts.
     """
 
     loops: tuple[Loop, ...]
@@ -72,6 +83,7 @@ class Loops(msgspec.Struct, frozen=True):
     exchanges: tuple[OperatorCollective, ...] = ()
     streamed: tuple[tuple[Dim, float], ...] = ()
     added_to: tuple[int, ...] = ()
+    routing: RoutedRows | None = None
 
     def size(self, name: str) -> int:
         return next(loop.size for loop in self.loops if loop.name == name)
@@ -141,6 +153,7 @@ class LoopFacts(TypedDict, total=False):
     exchanges: tuple[OperatorCollective, ...]
     streamed: tuple[tuple[Dim, float], ...]
     added_to: tuple[int, ...]
+    routing: RoutedRows
 
 
 def loops(

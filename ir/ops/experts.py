@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..model.loops import Loops, OperatorCollective, Site, declare, loops
+from ..model.loops import Loops, OperatorCollective, RoutedRows, Site, declare, loops
 from ..model.tensor import ITEM_BYTES
 from .pattern import integer, is_tensor, literal
 
@@ -54,20 +54,23 @@ def _declared(
     x, choice, down = (site.operands[first + i] for i in (0, 1, 4))
     wide, out = x.shape[1], down.shape[1]
     # a token meets its choices of all the experts; the loops walk every expert that is here
-    flops = (2 * products[0] * wide + products[1] * out) / (integer(site, first + 6) * wide * out)
+    count = integer(site, first + 6)
+    width = 2 * products[0] * wide + products[1] * out
     item, choices = ITEM_BYTES[x.dtype], choice.shape[1]
-    rate = choices / integer(site, first + 6)
+    rate = choices / count
+    # backward repeats the first product, of a token's width; it reads tokens, and hidden units before
+    # the activation (2 f) and after it
+    repeated = 2 * wide / width if first else 0.0
     travel = OperatorCollective("all_to_all", (("n",), ("h",)), item, rows, choices)
     return loops(
         text,
         site,
         linear=((0,),) if first else (),
         work="gemm",
-        flops=flops,
+        flops=width / (count * wide * out),
         shard_offsets=((first + 7, EXPERTS),),
         pairs=(("n", "e"),),
         exchanges=(travel,),
-        streamed=tuple(
-            (("n", "e", width), rate * n) for width, n in zip("hf", streams, strict=True)
-        ),
+        streamed=tuple((("n", "e", loop), rate * n) for loop, n in zip("hf", streams, strict=True)),
+        routing=RoutedRows(choices, count, (("h", 1.0), ("f", 3.0)), repeated),
     )

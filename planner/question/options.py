@@ -18,6 +18,7 @@ from ...ir.model.tensor import ITEM_BYTES
 from ...ir.plan.flat_shard import Fraction
 from ...ir.plan.memory_action import MemoryAction
 from ...ir.plan.plan import Optimizer, OptimizerDemand, Plan
+from ...ir.plan.routing import Routing, parse_routing
 from ...ir.plan.schedules.registry import SCHEDULES, schedule_named
 from ...ir.plan.strategy import ROLES
 from ...ir.text.units import parse_memory
@@ -142,6 +143,15 @@ class PlanOptions(msgspec.Struct, frozen=True):
             metavar="NAME", help="none, auto, or an algorithm (sdp4bit, zero++, int8-activations)"
         ),
     ] = "none"
+    routing: Annotated[
+        Routing,
+        Option(
+            metavar="HISTOGRAM",
+            parse=parse_routing,
+            help="of tokens over experts: balanced, zipf:1.2, capacity:1.25 (what is beyond is "
+            "dropped), or a file of counts by expert",
+        ),
+    ] = Routing()
     quality: Annotated[
         str, Option(choices=QUALITIES, help="what --compress auto may do to the numbers it sends")
     ] = "safe"

@@ -35,7 +35,7 @@ class PriceCache:
         compress = options.compress if options.target.extras else "none"
         ran = engine_execution(options.engine)
         execution = ran or generated(optimizer, options.gradient_precision, item)
-        execution = replace(execution, even_layers=options.target.even)
+        execution = replace(execution, even_layers=options.target.even, routing=options.routing)
         compressor = CollectiveCompressor(compress, options.quality, options.optimizer)
         activations = ActivationCompressor(compress, options.quality)
         functions = digest((model, cluster, execution, compress, options.quality))

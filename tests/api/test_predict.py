@@ -2,18 +2,27 @@
 
 import csv
 import json
+from random import Random
 
 import pytest
+from msgspec.structs import replace
 
 from plait.api.cli import main
 from plait.api.predict.architecture import Architecture, read_architecture, usual_heads
 from plait.api.predict.deepen import deepen
 from plait.api.predict.machine import preset_of
-from plait.api.predict.predictor import Predictor, padded_vocabulary, reserved_bytes
+from plait.api.predict.predictor import (
+    Predictor,
+    padded_vocabulary,
+    reserved_bytes,
+    traced_kinds,
+    traced_layers,
+)
 from plait.api.predict.run import UnmodelledError, read_run
 from plait.api.predict.table import predict_row
 from plait.api.predict.tracing import trace
 from plait.ir.analysis.verify_model import verify_model
+from plait.tests.sampling import some
 
 # fmt: off
 ROW = {
@@ -53,12 +62,7 @@ def test_a_row_becomes_a_strategy():
         ({"hidden": ""}, "hidden is missing"),
         ({"hidden": "x"}, "not a number"),
         ({"tp": "3"}, "for 24 devices, not 16"),
-        ({"global_batch": "30"}, "not a multiple"),
         ({"gpu": "Abacus"}, "not known"),
-        ({"recompute": "lucky"}, "lucky"),
-        ({"precision": "int3"}, "int3"),
-        ({"precision": "fp8"}, "no rate"),
-        ({"task": "dance"}, "dance"),
         ({"layers": "1"}, "cannot"),
         ({"layers": "nan"}, "layers"),
         ({"heads": "7"}, "not a multiple"),
@@ -70,6 +74,81 @@ def test_what_cannot_be_modelled_says_why(predictor, changes, reason):
     assert made.predicted_step_time_s is None
     assert made.fits is None
     assert reason in made.note
+
+
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({"global_batch": "30"}, "30 is not a multiple of 8 samples at once: 32"),
+        ({"recompute": "lucky"}, "'lucky' is not known"),
+        ({"precision": "int3"}, "int3' is not known: bf16"),
+        ({"precision": "nvfp4"}, "no rate for nvfp4: bf16"),
+        ({"task": "dance"}, "'dance' is not known: pretrain"),
+        ({"dp": "8"}, "dp 8 does not fill 16 devices"),
+        ({"gpus_per_node": "5"}, "do not fill nodes of 5"),
+        ({"shard_group": "3"}, "shard_group does not divide dp 4"),
+    ],
+)
+def test_what_a_row_does_not_say_is_assumed_and_named(predictor, changes, note):
+    plain, assumed = predict_row(ROW, predictor), predict_row({**ROW, **changes}, predictor)
+    assert note in assumed.note
+    assert assumed.predicted_step_time_s == pytest.approx(plain.predicted_step_time_s, rel=0.4)
+
+
+# fmt: off
+DRAWN = {
+    "gpu": ("H100", "H200-SXM", "GH200", "B300", "GB200", "MI355X", "TPU v5p", "v6e", "A800", "L40S"),
+    "framework": ("", "Megatron-LM", "torchtitan FSDP2", "MaxText", "OLMo-core", "DeepSpeed"),
+    "precision": ("", "bf16", "fp8-rowwise", "nvfp4", "int8", "fp16", "tf32"),
+    "recompute": ("", "none", "full", "selective", "core_attn", "moe_act", "what"),
+    "num_gpus": (1, 2, 6, 8, 12, 64, 100), "tp": (1, 2, 4), "pp": (1, 2, 3), "cp": (1, 2),
+    "dp": ("",), "ep": (1, 2, 8), "zero_stage": (0, 1, 3), "vpp": (1, 2), "microbatch": ("", 1, 3),
+    "global_batch": ("", 1, 7, 64), "gpus_per_node": (1, 8), "flash_attn": (0, 1),
+    "experts": ("", 8), "topk": (2,), "moe_ffn": (256,), "seq_len": (512, 8192),
+    "task": ("", "sft", "lora"),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("seed", some(range(12), 12))
+def test_no_description_breaks_a_prediction(predictor, seed):
+    draw = Random(seed)
+    for _ in range(2):
+        row = {**ROW, "layers": "6", **{k: str(draw.choice(v)) for k, v in DRAWN.items()}}
+        prediction = predict_row(row, predictor)
+        seconds, peak = prediction.predicted_step_time_s, prediction.predicted_peak_mem_gb
+        assert prediction.note
+        if seconds is not None:
+            assert 0 < seconds < 1e4, row
+            assert peak is not None
+            assert 0 < peak < 1e4, row
+
+
+def test_first_layers_have_no_experts():
+    shape = Architecture(64, 4, 4, 128, 96, 16, 16, experts=4, dense_layers=2, window=8)
+    kinds = shape.kinds(5)
+    assert [kind.mixture for kind in kinds] == [False, False, True, True, True]
+    assert [kind.windowed for kind in kinds] == [True, False, True, False, True]
+    assert traced_layers(kinds, traced_kinds(kinds, frozen=False))[0] == 0
+
+
+def test_windows_save_time(predictor):
+    wide = {"seq_len": 8192, "tp": 1, "sp": 0, "pp": 1, "dp": 16, "microbatch": 1}
+    shape = {**ROW, **{k: str(v) for k, v in wide.items()}}
+    run, full = read_run(shape), read_architecture(shape)
+    narrow = replace(full, window=128, window_period=2)
+    assert predictor.predict(narrow, run).step_seconds < predictor.predict(full, run).step_seconds
+
+
+def test_uneven_routing_takes_longer_and_more_memory(predictor):
+    mixed = {"experts": 16, "topk": 2, "moe_ffn": 512, "tp": 1, "sp": 0, "pp": 1, "dp": 16, "ep": 8}
+    even, zipf, dropped = (
+        predict(predictor, **mixed, framework="Megatron-LM", routing=routing)
+        for routing in ("balanced", "zipf:1", "capacity:1")
+    )
+    assert even.step_seconds < zipf.step_seconds
+    assert even.allocated_bytes < zipf.allocated_bytes
+    assert dropped.step_seconds == even.step_seconds
 
 
 def test_more_work_takes_longer_and_more_memory(predictor):
@@ -194,11 +273,11 @@ def test_the_nearest_memory_picks_the_preset():
 @pytest.mark.parametrize("adapter", [0, 8])
 def test_deep_models_are_sound(adapter):
     shape = Architecture(64, 4, 4, 128, 96, 16, 16, adapter_rank=adapter)
-    traced = trace(shape, 3, 4, "bfloat16")
-    deep = deepen(traced, 7)
+    traced = trace(shape, shape.kinds(3), 4, "bfloat16")
+    deep = deepen(traced, [0, 1, *[2] * 5])
     verify_model(deep)
     assert sum(c.path.startswith("layers.") for c in deep.calls) == 7
-    same = deepen(traced, 3)
+    same = deepen(traced, [0, 1, 2])
     assert len(same.parameters) == len(traced.parameters)
 
 
