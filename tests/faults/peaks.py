@@ -21,8 +21,12 @@ STRATEGIES = (
     "zero1=2",
     "zero2=2",
     "zero3=2",
+    "zero3=2@1/2",
     "tp=2",
     "pp=2",
+    "pp=2,zero2=2",
+    "pp=2,zero3=2",
+    "pp=2,tp=2",
     "dp=2,tp=2",
     "zero3=2,tp=2",
 )

@@ -37,8 +37,8 @@ class Network(nn.Module):
 
     def __init__(self, rng: random.Random) -> None:
         super().__init__()
-        width = rng.choice((16, 24, 34, 48, 66))
-        vocabulary = rng.choice((50, 96, 770, 3000, 6002))
+        width = rng.choice((16, 24, 34, 48, 66, 33))
+        vocabulary = rng.choice((50, 96, 770, 3000, 6002, 771, 5003))
         self.tokens = nn.Embedding(vocabulary, width)
         convolved = rng.random() < 0.3
         self.convolution = nn.Conv1d(width, width, 3, padding=1) if convolved else None

@@ -85,18 +85,18 @@ class GradientReductions:
             return
         (parameters, arrival), self.reducing = self.reducing, None
         for parameter, flat in zip(parameters, arrival(), strict=True):
-            self.add(parameter, flat)
+            self.add(parameter, flat, owned=True)
 
-    def add(self, parameter: LocalParameter, flat: Tensor) -> None:
-        """Add a reduced gradient to those before."""
+    def add(self, parameter: LocalParameter, flat: Tensor, owned: bool = False) -> None:
+        """Add a gradient to those before; `owned`: nothing else reads or writes its elements, as it is
+        with what has arrived. Where it is not, it may share memory with other tensors."""
         if parameter.name in self.buckets:
             self.buckets.add(parameter, flat)
         elif parameter.gradient is None:
-            parameter.gradient, parameter.owns_gradient = flat, False
+            parameter.gradient, parameter.owns_gradient = flat, owned
         elif parameter.owns_gradient:
             parameter.gradient += flat
         else:
-            # The first gradient may share memory with other tensors: do not write into it.
             parameter.gradient, parameter.owns_gradient = parameter.gradient + flat, True
 
     @cached_property
