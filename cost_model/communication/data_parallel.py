@@ -163,14 +163,20 @@ class BatchAxes:
                 [(n, self.seconds(send(amount), small)) for amount, n in per_call]
                 for send in (self.call_gathers, self.call_scatters)
             )
-            reduce = self.seconds(self.step_reductions(trained, partial), small)
+            reduce, update_gather = (
+                self.seconds(exchanges, small)
+                for exchanges in (
+                    self.step_reductions(trained, partial),
+                    self.update_gathers(trained),
+                )
+            )
             self.stage_cache[key] = ExchangeSeconds(
                 sum(n * seconds for n, seconds in gathers),
                 sum(n * seconds for n, seconds in gathers) - self.retained_seconds(weights, small),
                 sum(n * seconds for n, seconds in scatters),
                 reduce,
-                self.seconds(self.update_gathers(trained), small),
-                self.exchange_ends(weights, gathers, scatters, reduce),
+                update_gather,
+                self.exchange_ends(weights, gathers, scatters, (reduce, update_gather)),
             )
         return self.stage_cache[key]
 
@@ -189,23 +195,27 @@ class BatchAxes:
         weights: StageBytes,
         gathers: Sequence[tuple[int, float]],
         scatters: Sequence[tuple[int, float]],
-        reduce: float,
+        per_step: tuple[float, float],
     ) -> ExchangeEnds:
         """What generated programs run beside nothing: the largest gather of forward, before its first
         call; the largest scatter of backward, after its last one, and where the forward before it was of
-        another micro-batch the first gather; the last bucket; and all that is too large or compressed.
-        `gathers` and `scatters`: (calls, seconds each), as `weights` lists calls."""
+        another micro-batch the first gather; the last bucket of gradients and the first of updated
+        weights; and all that is too large or compressed. `gathers` and `scatters`: (calls, seconds
+        each), as `weights` lists calls; `per_step`: sums of gradients, gathers of updated weights."""
         if self.compression or self.compressed_optimizer is not None:
             everything = [sum(n * s for n, s in each) for each in (gathers, scatters)]
-            return ExchangeEnds(everything[0], sum(everything), reduce)
+            return ExchangeEnds(everything[0], sum(everything), *per_step)
         sizes = [self.sharded_bytes(amount) for amount, _ in weights.call_weight_bytes]
         before, after = (
             _alone_seconds(each, [size * scale for size in sizes])
             for each, scale in ((gathers, 1.0), (scatters, self.gradient_scale))
         )
-        buckets = max(1.0, weights.trained_bytes * self.gradient_scale / BUCKET_BYTES)
+        summed, updated = (
+            seconds / max(1.0, weights.trained_bytes * scale / BUCKET_BYTES)
+            for seconds, scale in zip(per_step, (self.gradient_scale, 1.0), strict=True)
+        )
         retained = self.stages == 1
-        return ExchangeEnds(before, after + (0.0 if retained else before), reduce / buckets)
+        return ExchangeEnds(before, after + (0.0 if retained else before), summed, updated)
 
     def compressed_cost(
         self, exchange: Exchange, axis: GroupAxis, small: float = 0.0

@@ -34,11 +34,12 @@ class Exchange(NamedTuple):
 
 class ExchangeEnds(NamedTuple):
     """Seconds of exchanges that generated programs run beside nothing: gathers in forward, gathers and
-    scatters in backward, sums of gradients once per step."""
+    scatters in backward, once per step sums of gradients and gathers of updated weights."""
 
     gather: float
     scatter: float
     reduce: float
+    update_gather: float
 
 
 class ExchangeSeconds(NamedTuple):

@@ -8,6 +8,7 @@ What generated programs run beside calls has ends that nothing runs beside:
     forward    gather 0 │ call 0 ‖ gather 1 │ call 1 ‖ gather 2 │ …
     backward   call n ‖ gather n-1 │ call n-1 ‖ gather n-2, scatter n │ … │ scatter 0
     step       last backward ‖ sums of full buckets │ sum of the last bucket
+    update     gather of a bucket │ forward ‖ gathers of the others
 """
 
 from __future__ import annotations
@@ -70,11 +71,12 @@ def exposed_exchanges(
     before = exposed_after(forward, gather, ends.gather) if weights else gather
     within = exposed_after(backward, again + scatter, ends.scatter)
     summed = exposed_after(backward, reduce, ends.reduce)
+    updated = exposed_after(forward, update_gather, ends.update_gather)
     return ExposedSeconds(
         before,
         within if weights and gradients else again + scatter,
         summed if gradients else reduce,
-        update_gather,
+        updated if weights else update_gather,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...ir.lowering.overlap import IN_FLIGHT_BYTES
-from ...ir.plan.program import BUCKET_BYTES, MAX_BUCKETS_IN_FLIGHT
+from ...ir.plan.program import BUCKET_BYTES, BUCKETS_AHEAD, MAX_BUCKETS_IN_FLIGHT
 from ...ir.plan.workload import PeakPoint
 from ..communication.compressed_collective import exchange_bytes
 from ..communication.data_parallel import BatchAxes
@@ -147,12 +147,15 @@ def bucket_gradient_bytes(axes: BatchAxes, point: PeakPoint, trained: int) -> in
     return min(complete + int(BUCKET_BYTES * shards / axes.gradient_scale), trained)
 
 
-def update_gather_bytes(axes: BatchAxes, trained: int) -> int:
-    """Buffer bytes of updated weights gathered from their owners."""
+def update_gather_bytes(axes: BatchAxes, trained: int, largest: int) -> int:
+    """Buffer bytes of updated weights gathered from their owners: of all of them at once, or of the
+    buckets that travel beside a forward."""
     if "optimizer" not in axes.sharded_kinds or "parameter" in axes.sharded_kinds:
         return 0
     bucket = min(trained, BUCKET_BYTES)
-    return trained + transfer_buffer_bytes(axes, "weights", trained, bucket, bucket)
+    whole = axes.compression or "weights" not in axes.execution.overlaps
+    arriving = trained if whole else min(trained, BUCKETS_AHEAD * max(bucket, largest))
+    return arriving + transfer_buffer_bytes(axes, "weights", trained, bucket, bucket)
 
 
 def at_most_in_flight(amount: int) -> int:

@@ -279,9 +279,8 @@ def while_optimizer_steps(
     summed, summed_largest = (n * summed_item for n in elements)
     stepped, biggest = (axes.local_bytes(n * stepped_item, "optimizer") for n in elements)
     bucket = min(gradients, max(BUCKET_BYTES, summed_largest))
-    yield PeakBytes(
-        batch, gradients, 0, 0, reduce_buffer_bytes(axes, bucket, summed, summed_largest)
-    )
+    reducing = reduce_buffer_bytes(axes, bucket, summed, summed_largest)
+    yield PeakBytes(batch, gradients, 0, 0, reducing)
     if summed_item < stepped_item:  # what was summed is widened one by one
         yield PeakBytes(batch, stepped, 0, 0, min(bucket, axes.local_bytes(summed, "optimizer")))
     # where the device is the host, optimizers take tensors one by one
@@ -289,7 +288,12 @@ def while_optimizer_steps(
     if axes.compressed_optimizer is not None:
         working = COMPRESSED_OPTIMIZER_VECTORS * elements[0] * FP32_BYTES
     yield PeakBytes(batch, stepped, 0, working, 0)
-    gathered = update_gather_bytes(axes, stage.trained_bytes)
+    gathered = update_gather_bytes(axes, stage.trained_bytes, stage.largest_weight_bytes)
+    if gathered and "weights" in execution.overlaps:
+        inside = max(
+            (p.call_bytes for p in stage.peak_points if p.phase != "accumulate"), default=0
+        )
+        yield PeakBytes(batch, 0, 0, inside, gathered)
     if gathered and stepped_item > stage.item_bytes:
         gathered += axes.local_bytes(stage.trained_bytes, "optimizer")  # rounded, to be sent
     yield PeakBytes(batch, stepped, 0, 0, gathered)

@@ -20,6 +20,7 @@ from ..ranges import Bytes, Count, Digest, FewCount, Index, ListedCount
 from .flat_shard import FULL, Fraction
 
 BUCKET_BYTES = 25 * 2**20  # of tensors that are communicated together
+BUCKETS_AHEAD = 2  # of updated weights, on their way while a forward runs
 SMALL_BYTES = 65_536  # buckets below it are not compressed
 MAX_BUCKETS_IN_FLIGHT = 3  # compressed buckets in flight at once
 PLAN_FILE = "plan.json"  # the plan beside the program that was compiled from it

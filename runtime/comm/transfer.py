@@ -29,6 +29,9 @@ class Arrived(NamedTuple):
     def wait(self) -> Tensor:
         return self.value
 
+    def done(self) -> bool:
+        return True
+
     def then(self, give: Give) -> Arrived:
         return Arrived(give(self.value))
 
@@ -56,6 +59,10 @@ class Transfer:
         """What `give` makes of what has arrived is what `wait` gives."""
         self.gives.append(give)
         return self
+
+    def done(self) -> bool:
+        """Whether it has arrived; waits for nothing."""
+        return self.work is None or self.work.is_completed()
 
     def wait(self) -> Tensor:
         """The tensor, once it has arrived; what was sent may be freed then. On a GPU the stream waits,

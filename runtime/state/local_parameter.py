@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from math import prod
 
 import torch
@@ -20,18 +20,26 @@ FlatShardGroups = tuple[Group, ...]  # zero3, zero2, zero1: outermost first
 @dataclass
 class LocalParameter:
     """One tensor on this rank: `flat` stays in memory, `leaf` is the optimizer's view of it, or where it
-    `has_master` a more exact copy."""
+    `has_master` a more exact copy. `arriving` completes `memory`; stores that share it share both."""
 
     name: str
     spec: ParameterSpec
     shape: tuple[int, ...]
     sharding: FlatShard
-    flat: Tensor
+    memory: Tensor
     leaf: torch.nn.Parameter | None = None
     gradient: Tensor | None = None
     owns_gradient: bool = False
     stepped_whole: bool = False  # by one rank of those that shard it
     has_master: bool = False
+    arriving: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
+
+    @property
+    def flat(self) -> Tensor:
+        """The flat tensor, once all of it has arrived."""
+        while self.arriving:
+            self.arriving[0]()
+        return self.memory
 
     @property
     def total_degree(self) -> int:

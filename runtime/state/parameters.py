@@ -18,7 +18,7 @@ normalised over the full batch already.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from torch import Tensor
 from ...ir.compression.program import Payload
 from ...ir.model.layout import shard_position
 from ...ir.plan.flat_shard import FlatShard
-from ...ir.plan.program import ParameterSpec, ProgramTable
+from ...ir.plan.program import BUCKETS_AHEAD, ParameterSpec, ProgramTable
 from ...ir.plan.strategy import ZERO_ROLES
 from ..comm.buckets import Transport
 from ..comm.mesh_collectives import Comm
@@ -35,9 +35,10 @@ from ..comm.slicing import flatten, local_shard
 from ..compression.optimizers.flat import FlatOptimizer
 from ..compression.transports import Transports
 from .exchanges.gradient_reductions import GradientReductions
+from .exchanges.updated_weights import UpdatedWeights
 from .exchanges.weight_gathers import WeightGathers
 from .initialization import InitialValues
-from .local_parameter import FlatShardGroups, LocalParameter, inner_shard, names_of, shard
+from .local_parameter import FlatShardGroups, LocalParameter, inner_shard, shard
 
 
 class ParameterStore:
@@ -68,6 +69,7 @@ class ParameterStore:
         weights = partial(self.transport_of, "weights", level=0)
         self.gathers = WeightGathers(weights, limit_bytes)
         self.reductions = GradientReductions(self, limit_bytes)
+        self.updated = UpdatedWeights(BUCKETS_AHEAD if limit_bytes else 0)
 
     # initialization
 
@@ -140,7 +142,9 @@ class ParameterStore:
     # once per step
 
     def synchronize(self, loss_scale: float = 1.0) -> None:
-        """Complete the gradient sums. What the optimizer gets is divided by `loss_scale`."""
+        """Complete the gradient sums. What the optimizer gets is divided by `loss_scale`. It may write
+        afterwards: nothing that it updated before travels any more."""
+        self.updated.settle()
         for parameter, flat in self.reductions.complete():
             leaf = parameter.leaf
             assert leaf is not None
@@ -162,10 +166,10 @@ class ParameterStore:
         return [parameter for parameter in self.parameters.values() if parameter.leaf is not None]
 
     def gather_updated(self) -> None:
-        """Round master weights, and all-gather the shards that other ranks updated, after the
-        optimizer's step."""
+        """Round master weights, and start to all-gather the shards that other ranks updated, after
+        the optimizer's step: in the order in which calls read them."""
         updated: list[LocalParameter] = []
-        for p in self.trainable():
+        for p in self.in_order_of_use(self.trainable()):
             if p.stepped_whole or p.leaf is None:
                 continue
             if p.sharding.degrees[1] * p.sharding.degrees[2] > 1:
@@ -173,13 +177,23 @@ class ParameterStore:
             elif p.has_master:
                 self.leaf_view(p, p.flat).copy_(p.leaf.detach())
         for _, members in self.by_mesh(updated):
-            flats = [p.leaf.detach().to(p.flat.dtype) for p in members if p.leaf is not None]
-            for level in (2, 1):
-                flats = self.transport_of("weights", members, level).all_gather(
-                    flats, names_of(members)
-                )
-            for parameter, flat in zip(members, flats, strict=True):
-                parameter.flat.copy_(flat)
+            self.updated.gather(members, partial(self.transport_of, "weights", members))
+        self.updated.begin()
+
+    def in_order_of_use(self, parameters: Iterable[LocalParameter]) -> list[LocalParameter]:
+        """Parameters by the first call that reads them."""
+        return sorted(parameters, key=lambda p: self.first_uses.get(p.name, 0))
+
+    @cached_property
+    def first_uses(self) -> dict[str, int]:
+        """By tensor, the first call that reads it."""
+        uses = [
+            (run.name(names, call), call)
+            for run in self.table.calls
+            for call in range(run.first, run.last)
+            for names in run.state_tensors
+        ]
+        return dict(sorted(uses, key=lambda use: -use[1]))
 
     def by_mesh(
         self, parameters: Iterable[LocalParameter]

@@ -71,6 +71,14 @@ class GradientBucket:
             total = self.total.start_all_reduce(buffer, in_place=True)
             self.transfer = total.then(lambda rows: rows[0])
 
+    def arrived(self) -> bool:
+        """Whether the first collective has ended, on this rank."""
+        return self.transfer is not None and self.transfer.done()
+
+    def wait(self) -> None:
+        if self.transfer is not None:
+            self.transfer.wait()
+
     def finish(self) -> dict[str, Tensor]:
         """The sums of this rank's parts, by name, of the gradients that there are."""
         if self.transfer is None:
@@ -85,8 +93,7 @@ class GradientBucket:
         return totals
 
     def clear(self) -> None:
-        if self.transfer is not None:
-            self.transfer.wait()
+        self.wait()
         self.buffer = self.transfer = None
         self.written.clear()
 
@@ -114,10 +121,10 @@ class GradientBuckets:
                 self.start(bucket)
 
     def start(self, bucket: GradientBucket) -> None:
+        while self.flying and self.flying[0].arrived():
+            self.flying.popleft().wait()  # so that what was sent is freed
         while self.flying and sum(b.bytes for b in self.flying) + bucket.bytes > self.limit_bytes:
-            oldest = self.flying.popleft()
-            assert oldest.transfer is not None
-            oldest.transfer.wait()
+            self.flying.popleft().wait()
         bucket.start()
         self.flying.append(bucket)
 

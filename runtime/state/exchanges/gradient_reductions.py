@@ -104,7 +104,7 @@ class GradientReductions:
         """The buckets of all parameters whose sums are completed in them."""
         store = self.store
         members: dict[tuple[int, tuple[str, ...], torch.dtype], list[LocalParameter]] = {}
-        for p in store.trainable():
+        for p in store.in_order_of_use(store.trainable()):
             if self.in_bucket(p):
                 key = p.spec.mesh, p.spec.partial_axes, store.summed_dtype(p)
                 members.setdefault(key, []).append(p)

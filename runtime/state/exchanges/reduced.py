@@ -24,6 +24,10 @@ class ReducedParameters(Protocol):
     transports: Transports
     device: torch.device
 
+    def in_order_of_use(self, parameters: Iterable[LocalParameter]) -> list[LocalParameter]:
+        """Parameters by the first call that reads them."""
+        ...
+
     def trainable(self) -> list[LocalParameter]:
         """Parameters that the optimizer updates."""
         ...
