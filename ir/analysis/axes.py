@@ -14,7 +14,7 @@ import msgspec
 
 from .. import ops as _declarations  # noqa: F401  # pyright: ignore[reportUnusedImport]  (registers)
 from ..model.layout import PARTIAL, REPLICATE, AxisPlacement, Factors
-from ..model.loops import Dims, Loops, declaration, site_of
+from ..model.loops import Dims, Loop, Loops, declaration, site_of
 from ..model.model import Function, Op
 from ..plan.sharding import LoopFactor, OpSplit, op_split
 from .factors import common_refinement
@@ -195,6 +195,7 @@ def _connect(
     if declared is None:
         return None, {}
     bound = {loop.name: union.new(loop.size) for loop in declared.loops}
+    apart: set[str] = set()  # loops of dims whose factors the value has others of
     values = (*op.operands(), *op.results)
     for value, tensor in zip(values, (*declared.inputs, *declared.outputs), strict=True):
         if value < 0:
@@ -204,8 +205,17 @@ def _connect(
             if union.compatible(dims[value][position], merged):
                 union.unify(dims[value][position], merged)
             else:
-                return None, {}
-    return declared, bound
+                apart.update(dim)
+    return _with_whole(declared, apart), bound
+
+
+def _with_whole(declared: Loops, apart: set[str]) -> Loops:
+    """A declaration in which some loops are not split."""
+    if not apart:
+        return declared
+    loops = (Loop(i.name, i.size, "whole" if i.name in apart else i.kind) for i in declared.loops)
+    pairs = tuple(pair for pair in declared.pairs if apart.isdisjoint(pair))
+    return msgspec.structs.replace(declared, loops=tuple(loops), pairs=pairs)
 
 
 def _opaque(op: Op) -> OpAxes:

@@ -45,6 +45,7 @@ from .values import flexible
 from .values.branches import Branches
 from .values.explore import OtherSide
 from .values.guards import guarded
+from .values.numbers import finite_numbers
 from .values.sequences import Sequences
 
 LossFunction = Callable[[Any, Any], torch.Tensor]
@@ -221,6 +222,7 @@ def _recording(model: nn.Module, invocations: list[Invocation], lines: bool) -> 
         torch_compiling(),
         compiled_as_eager(),
         autocast_of_cpu(),
+        finite_numbers(),
         recorded_experts(),
         modules_as_they_are(),
         recorded_functions(),

@@ -59,6 +59,7 @@ __all__ = [
     "is_fake",
     "is_operator",
     "is_registered",
+    "module_converted",
     "modules_as_they_are",
     "outside_modes",
     "overload_name",
@@ -210,11 +211,8 @@ def torch_compiling() -> Iterator[None]:
 
 
 def compiled_as_eager() -> contextlib.AbstractContextManager[Any]:
-    """Run compiled functions of a model as they were written; where the compiler is not loaded there
-    are none.
-
-    Without it, they are compiled for the recording, once for every kind of tensor in it.
-    """
+    """Run compiled functions of a model as they were written, if the compiler is loaded. Without it, they
+    are compiled for the recording."""
     if "torch._dynamo" not in sys.modules:
         return contextlib.nullcontext()
     return torch.compiler.set_stance("force_eager")
@@ -263,6 +261,12 @@ def calls_replaced(replacements: dict[Any, Callable[..., Any]]) -> Iterator[None
         for function, (code, defaults, keywords) in before.items():
             function.__code__, function.__defaults__ = code, defaults
             function.__kwdefaults__ = keywords
+
+
+def module_converted(module: nn.Module, convert: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
+    """The module with all its tensors converted. Without it, complex weights lose their imaginary parts,
+    as `to` makes them real."""
+    return module._apply(convert)
 
 
 @contextlib.contextmanager

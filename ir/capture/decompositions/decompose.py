@@ -142,6 +142,31 @@ def shifted_number(rewriter: Rewriter, op: Op) -> ResultValues | None:
     return rewriter.emit(target, terms, type_)
 
 
+@decomposition("aten.slice_scatter.default")
+def complex_slice_scatter(rewriter: Rewriter, op: Op) -> ResultValues | None:
+    """What stands before a slice, its new elements, and what stands behind: torch has no gradient of
+    slice_scatter for complex numbers."""
+    type_ = rewriter.types[op.results[0]]
+    x, source, dim, first, last, step = arguments(op, None, None, 0, None, None, 1)
+    if not type_.dtype.startswith("complex") or step != 1:
+        return None
+    assert isinstance(x, Ref)
+    assert isinstance(dim, int)
+    dim %= len(type_.shape)
+    size = type_.shape[dim]
+    start, end = (
+        min(max(p + size if p < 0 else p, 0), size) if isinstance(p, int) else absent
+        for p, absent in ((first, 0), (last, size))
+    )
+    parts: list[Argument] = [source]
+    for place, (low, high) in ((0, (0, start)), (len(parts) + 1, (max(start, end), size))):
+        if low < high:
+            shape = (*type_.shape[:dim], high - low, *type_.shape[dim + 1 :])
+            kind = TensorType(shape, type_.dtype)
+            parts.insert(place, rewriter.make("slice.Tensor", kind, x, dim, low, high))
+    return (rewriter.make("cat.default", type_, tuple(parts), dim).value,)
+
+
 @decomposition("aten.log_sigmoid.default")
 def log_sigmoid(rewriter: Rewriter, op: Op) -> ResultValues | None:
     """min(x, 0) - log(1 + exp(-|x|)); torch's operator saves a device-dependent buffer."""

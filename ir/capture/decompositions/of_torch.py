@@ -48,7 +48,18 @@ def _diagonal_scatter(
     return written.movedim((-2, -1), (dim1, dim2))
 
 
+def _diagonal(x: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
+    """Every (columns + 1)-th element of the rows, one after the other."""
+    matrix = x.movedim((dim1, dim2), (-2, -1))
+    rows, columns = matrix.shape[-2:]
+    first = offset if offset >= 0 else -offset * columns
+    count = min(rows, columns - offset) if offset >= 0 else min(rows + offset, columns)
+    last = first + max(count - 1, 0) * (columns + 1) + (count > 0)
+    return matrix.flatten(-2)[..., first : last : columns + 1]
+
+
 FACTORIES: dict[OpOverload, Callable[..., Tensor]] = {
+    ATEN.diagonal.default: _diagonal,
     ATEN.diagonal_scatter.default: _diagonal_scatter,
     ATEN.new_zeros.default: _filled(0),
     ATEN.new_ones.default: _filled(1),

@@ -41,6 +41,7 @@ from ..torch_private import (
 from .constants import Constants, UnsupportedNode
 from .mutation import DETACH, AliasTracker
 from .rebinding import Rebinding
+from .windows import STRIDED, windows
 
 ASSERTS = (
     "aten._assert_tensor_metadata.default",
@@ -217,7 +218,9 @@ class _Reader:
         if schema(target).is_mutable:
             self.write(node, target, args, kwargs)
             return
-        if name.startswith("aten.to."):
+        if name == STRIDED:
+            name, args = windows(node, args)
+        elif name.startswith("aten.to."):
             name, args, kwargs = cast(node, args)
         elif name == "aten.batch_norm.default" and args[5] is True:
             self.values[node] = self.batch_norm(node, args)

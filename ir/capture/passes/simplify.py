@@ -11,6 +11,7 @@ from ...model.tensor import TensorType
 from ...passes import Pass
 from ..graph import arguments, replace, substitute
 
+CAT = "aten.cat.default"
 IDENTITIES = frozenset(
     {"aten.detach.default", "aten.alias.default", "aten.lift_fresh_copy.default"}
 )
@@ -93,6 +94,8 @@ def _equal_value(op: Op, types: list[TensorType], made_by: dict[int, Op]) -> int
     unchanged = types[source] == types[op.results[0]]
     if op.target in SAME_TYPE and unchanged:
         return source
+    if op.target == CAT and unchanged and len(operands) == 1:
+        return source
     if op.target in NEUTRAL and unchanged and isinstance(op.args[1], int | float):
         return source if op.args[1] == NEUTRAL[op.target] else None
     if op.target in ("aten.t.default", "aten.transpose.int"):
@@ -120,12 +123,22 @@ def normalise(op: Op, types: list[TensorType]) -> Op:
         return replace(op, target="aten.view.default", args=(op.args[0], shape))
     if op.target == "aten.expand.default":
         return replace(op, args=(op.args[0], shape), kwargs={})
+    if op.target == CAT:
+        return _without_empty(op, types)
     if op.target in NEW or (op.target in LIKE and not shape):
         return _full(op, types)
     if op.target in SLICES:
         sliced = shape if op.target != "aten.slice.Tensor" else types[op.operands()[0]].shape
         return _closed_slice(op, SLICES[op.target], sliced)
     return op
+
+
+def _without_empty(op: Op, types: list[TensorType]) -> Op:
+    """A concatenation of the tensors that have elements."""
+    parts = op.args[0]
+    assert isinstance(parts, tuple)
+    filled = tuple(p for p in parts if isinstance(p, Ref) and types[p.value].elements)
+    return replace(op, args=(filled or parts[:1], *op.args[1:]))
 
 
 def _full(op: Op, types: list[TensorType]) -> Op:

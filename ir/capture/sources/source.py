@@ -27,7 +27,7 @@ from .. import batch as batches
 from ..export import LossFunction
 from ..literals import DTYPES
 from ..locate import user_location
-from ..torch_private import FakeTensorMode, constant_of, is_fake, tree_leaves
+from ..torch_private import FakeTensorMode, constant_of, is_fake, module_converted, tree_leaves
 from ..values.known import MAXIMUM_GIVEN
 from . import configuration
 
@@ -73,15 +73,17 @@ def materialize(
         return built
     if dtype not in DTYPES or not DTYPES[dtype].is_floating_point:
         raise UsageError(f"unknown floating-point type {dtype!r}")
-    cast = DTYPES[dtype]
+    cast, pair = DTYPES[dtype], DTYPES["complex128" if dtype == "float64" else "complex64"]
     tensors = dict(batches.leaves(built.batch))
 
-    def converted(path: batches.BatchPath) -> torch.Tensor:
-        tensor = tensors[path]
+    def converted(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.is_complex():
+            return tensor.to(pair)
         return tensor.to(cast) if tensor.is_floating_point() else tensor
 
-    fed = batches.rebuild(built.batch, converted)
-    return Source(built.model.to(cast), fed, built.loss_fn, built.name, built.text)
+    fed = batches.rebuild(built.batch, lambda path: converted(tensors[path]))
+    model = module_converted(built.model, converted)
+    return Source(model, fed, built.loss_fn, built.name, built.text)
 
 
 def _build(source: str, batch: int | None, seq: int | None, *, allocate: bool, seed: int) -> Source:

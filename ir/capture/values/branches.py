@@ -25,6 +25,7 @@ from .selected import Selections
 
 SHAPED = {"view", "reshape", "expand", "repeat", "narrow", "new_zeros", "new_ones", "unflatten"}
 PLACES = {"where", "nonzero", "argwhere"}
+LITERALS = {"tensor": 0, "new_tensor": 1, "as_tensor": 0}  # where numbers stand
 READS = {"__bool__", "item", "tolist", "__int__", "__float__", "__index__", "numpy"}
 NUMBERS = {"item", "tolist", "__int__", "__float__", "__index__"}
 
@@ -92,6 +93,8 @@ class Branches(TorchFunctionMode):
         if name in SIZED and self.all_known(args, kwargs) and (name != "where" or len(args) == 1):
             return self.constant(self.known.run(func, args, kwargs))
         result = func(*args, **kwargs)
+        if name in LITERALS and (exact := literal_in_double(name, args, result)) is not None:
+            return exact.to(result.dtype)
         if name not in ("__get__", "__set__"):
             self.known.follow(name, func, args, kwargs, result)
             self.selections.note(name, args, kwargs, result)
@@ -176,6 +179,23 @@ class Branches(TorchFunctionMode):
         boolean = tensor if tensor.dtype == torch.bool else tensor != 0
         OPS.branch(boolean.detach().reshape(()), number)
         return side
+
+
+def literal_in_double(name: str, args: Any, result: Tensor) -> Tensor | None:
+    """Numbers of Python in float64, where those of the tensor that was made of them are rounded: a trace
+    that is lifted to float64 has them as they are written."""
+    place = LITERALS[name]
+    numbers = args[place] if len(args) > place else None
+    if not result.is_floating_point() or any(isinstance(n, Tensor) for n in tree_leaves(numbers)):
+        return None
+    with outside_modes():
+        try:
+            exact = torch.tensor(numbers, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            return None  # numbers of numpy, or what else torch takes
+        rounded = exact.to(result.dtype).double()
+        written = torch.where(exact.isfinite(), exact, rounded)
+        return None if torch.equal(rounded.nan_to_num(), written.nan_to_num()) else exact
 
 
 def _is_scalar_index(part: Any) -> bool:

@@ -6,10 +6,13 @@ number itself (a size, an index, a function of `math`) is refused.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy
 from torch import Tensor
 
 from ...errors import TraceError
@@ -79,3 +82,25 @@ for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
 def as_tensors(values: Any) -> Any:
     """Arguments with numbers as tensors of no dimension."""
     return tree_map(lambda v: v.tensor if isinstance(v, Number) else v, values)
+
+
+# questions that a rule answers: numbers of the training are taken to be finite
+FINITE = {"isfinite": True, "isnan": False, "isinf": False}
+
+
+def _asked(function: Callable[..., Any], answer: bool) -> Callable[..., Any]:
+    return lambda x, *rest, **more: answer if isinstance(x, Number) else function(x, *rest, **more)
+
+
+@contextlib.contextmanager
+def finite_numbers() -> Iterator[None]:
+    """Answer `math.isfinite(loss.item())`, and the like, which take numbers of Python alone."""
+    places: list[tuple[Any, str]] = [(module, name) for module in (math, numpy) for name in FINITE]
+    before = [getattr(module, name) for module, name in places]
+    for (module, name), function in zip(places, before, strict=True):
+        setattr(module, name, _asked(function, FINITE[name]))
+    try:
+        yield
+    finally:
+        for (module, name), function in zip(places, before, strict=True):
+            setattr(module, name, function)
