@@ -211,8 +211,8 @@ def torch_compiling() -> Iterator[None]:
 
 
 def compiled_as_eager() -> contextlib.AbstractContextManager[Any]:
-    """Run compiled functions of a model as they were written, if the compiler is loaded. Without it, they
-    are compiled for the recording."""
+    """Run compiled functions of a model as they were written, if the compiler is loaded. Without it,
+    they are compiled for the recording."""
     if "torch._dynamo" not in sys.modules:
         return contextlib.nullcontext()
     return torch.compiler.set_stance("force_eager")
@@ -263,7 +263,9 @@ def calls_replaced(replacements: dict[Any, Callable[..., Any]]) -> Iterator[None
             function.__kwdefaults__ = keywords
 
 
-def module_converted(module: nn.Module, convert: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
+def module_converted(
+    module: nn.Module, convert: Callable[[torch.Tensor], torch.Tensor]
+) -> nn.Module:
     """The module with all its tensors converted. Without it, complex weights lose their imaginary parts,
     as `to` makes them real."""
     return module._apply(convert)

@@ -58,7 +58,9 @@ def test_views_of_memory_are_what_torch_reads(change) -> None:
 
 
 def test_no_view_of_memory_is_opaque() -> None:
-    targets = {op.target for f in agrees(make(lambda: Net(frames)), batch()).functions for op in f.ops}
+    targets = {
+        op.target for f in agrees(make(lambda: Net(frames)), batch()).functions for op in f.ops
+    }
     assert "aten.as_strided.default" not in targets
 
 
