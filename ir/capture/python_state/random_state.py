@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy
 import torch
+
+from ..locate import current_user_line
 
 GENERATORS: tuple[type, ...] = (torch.Generator, random.Random, numpy.random.Generator)
 
@@ -48,3 +52,31 @@ class GlobalRandom:
         torch.set_rng_state(self.torch_state)
         random.setstate(self.python_state)
         numpy.random.set_state(self.numpy_state)
+
+
+@contextlib.contextmanager
+def lines_that_draw() -> Iterator[list[str]]:
+    """Note the lines that draw by functions of Python's and numpy's shared generators, in order."""
+    lines: list[str] = []
+
+    def noting(function: Callable[..., Any]) -> Callable[..., Any]:
+        def draw(*args: Any, **kwargs: Any) -> Any:
+            lines.append(current_user_line())
+            return function(*args, **kwargs)
+
+        return draw
+
+    shared: Any = (random.random.__self__, numpy.random.rand.__self__)  # type: ignore[attr-defined]
+    functions = [
+        (module, name, function)
+        for module in (random, numpy.random)
+        for name, function in vars(module).items()
+        if any(getattr(function, "__self__", None) is one for one in shared)
+    ]
+    for module, name, function in functions:
+        setattr(module, name, noting(function))
+    try:
+        yield lines
+    finally:
+        for module, name, function in functions:
+            setattr(module, name, function)

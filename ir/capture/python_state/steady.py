@@ -25,7 +25,7 @@ from ..recorded.compared import meeting, same_but_for_constants
 from ..torch_private import is_fake
 from ..values.branches import Branches
 from ..values.explore import Explorer, Meeting, OtherSide
-from .random_state import GlobalRandom
+from .random_state import GlobalRandom, lines_that_draw
 from .snapshot import SCALARS, Leaf, State
 
 Change = tuple[Leaf | None, Leaf | None]
@@ -68,8 +68,9 @@ def record_steady(
     else."""
     before, randoms = State(model, loss_fn), GlobalRandom()
     try:
-        recording = _explored(record_once, before.restore)
-        _refuse_drawn(before, randoms)
+        with lines_that_draw() as lines:
+            recording = _explored(record_once, before.restore)
+        _refuse_drawn(before, randoms, lines)
         after = State(model, loss_fn)
         changed = before.changes(after)
         STEADY[model] = frozenset(leaf.path for pair in changed for leaf in pair if leaf)
@@ -114,12 +115,13 @@ def _records_the_same(one: Recording, other: Recording) -> bool:
     return _equal(one.graph, other.graph)
 
 
-def _refuse_drawn(before: State, randoms: GlobalRandom) -> None:
+def _refuse_drawn(before: State, randoms: GlobalRandom, lines: list[str]) -> None:
     drawn = before.drawn() or randoms.drawn()
     if drawn:
+        where = f"{lines[0]}: " if lines else ""
         raise TraceError(
-            f"the forward draws from {drawn}: a compiled program would keep the first step's number. "
-            "Draw it outside the model and pass it in the batch as a tensor"
+            f"{where}the forward draws from {drawn}: a compiled program would keep the first step's "
+            "number. Draw it outside the model and pass it in the batch as a tensor"
         )
 
 
