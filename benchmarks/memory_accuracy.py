@@ -29,6 +29,12 @@ def argument(row: Row, name: str) -> str:
     return found[1] if found else ""
 
 
+def least_devices(row: Row) -> int:
+    """Devices of a run that names none: those of a node, or of a stage's ranks or experts if more."""
+    tensor, pipeline, context, experts = (int(row[c] or 1) for c in ("tp", "pp", "cp", "ep"))
+    return max(8, pipeline * max(tensor * context, experts))
+
+
 def described(row: Row) -> Row:
     """The run in the columns that predictions read."""
     ranks, layers = int(row["tp"]), float(row["layers"] or 0)
@@ -41,7 +47,7 @@ def described(row: Row) -> Row:
         "kv_heads": row["kv_groups"],
         "experts": row["num_experts"],
         "moe_ffn": argument(row, "moe-ffn-hidden-size"),
-        "num_gpus": row["num_gpus"] or "8",
+        "num_gpus": row["num_gpus"] or str(least_devices(row)),
         "vocab": str(-(-vocabulary // unit) * unit),
         "gpu_mem_gb": "80",
         "vpp": str(layers / float(row["pp"]) / chunk) if chunk and layers else "1",
