@@ -137,25 +137,23 @@ def _gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     return of_x, None, None, *cast
 
 
-register(
-    "square_deviation(Tensor x, Tensor mean) -> Tensor",
-    _square_deviation,
-    lambda x, mean: torch.empty_like(mean),
-)
-register(
-    "batch_norm(Tensor x, Tensor mean, Tensor inverse, Tensor? weight, Tensor? bias) -> Tensor",
-    _batch_norm,
-    lambda x, *_: torch.empty_like(x),
-)
-register(
-    "batch_norm_sums(Tensor gradient, Tensor x, Tensor mean, Tensor inverse) -> (Tensor, Tensor)",
-    _batch_norm_reductions,
-    lambda gradient, x, mean, inverse: (torch.empty_like(mean), torch.empty_like(mean)),
-)
-register(
-    "batch_norm_backward(Tensor gradient, Tensor x, Tensor mean, Tensor inverse, Tensor? weight, "
-    "Tensor bias_mean, Tensor weight_mean) -> Tensor",
-    _batch_norm_backward,
-    lambda gradient, x, *_: torch.empty_like(x),
-)
+# Shapes and strides are those of the operators inside, which run on tensors without values too.
+for schema, function in (
+    ("square_deviation(Tensor x, Tensor mean) -> Tensor", _square_deviation),
+    (
+        "batch_norm(Tensor x, Tensor mean, Tensor inverse, Tensor? weight, Tensor? bias) -> Tensor",
+        _batch_norm,
+    ),
+    (
+        "batch_norm_sums(Tensor gradient, Tensor x, Tensor mean, Tensor inverse) "
+        "-> (Tensor, Tensor)",
+        _batch_norm_reductions,
+    ),
+    (
+        "batch_norm_backward(Tensor gradient, Tensor x, Tensor mean, Tensor inverse, "
+        "Tensor? weight, Tensor bias_mean, Tensor weight_mean) -> Tensor",
+        _batch_norm_backward,
+    ),
+):
+    register(schema, function, function)
 torch.library.register_autograd("plait::batch_norm", _gradient, setup_context=_context, lib=LIBRARY)

@@ -96,7 +96,7 @@ def _experts_backward_bias(
     to_share = torch.zeros_like(share).reshape(-1)
     to_share[routes.flat] = (to_hidden * hidden).sum(1).to(share.dtype)
     to_both = gated_gradient((to_hidden * weight).to(hidden.dtype), both, activation)
-    to_x = torch.zeros_like(x).index_add_(
+    to_x = x.new_zeros(x.shape).index_add_(
         0, routes.tokens, _grouped(to_both, gate_up.transpose(1, 2), counts)
     )
     to_down = _grouped_gradient((upper * weight).to(x.dtype), hidden, counts)

@@ -84,7 +84,7 @@ def _reversed(x: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def _fake(x: Tensor, h: Tensor, c: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return x.new_empty(*x.shape[:2], h.shape[1]), torch.empty_like(h), torch.empty_like(c)
+    return x.new_empty(*x.shape[:2], h.shape[1]), h.new_empty(h.shape), c.new_empty(c.shape)
 
 
 def _backward(upper: Tensor, upper_h: Tensor, upper_c: Tensor, *args: Any) -> tuple[Tensor, ...]:
@@ -108,12 +108,12 @@ def _backward(upper: Tensor, upper_h: Tensor, upper_c: Tensor, *args: Any) -> tu
 def _or_zeros(gradient: Tensor | None, of: Tensor | None, like: Tensor) -> Tensor:
     if gradient is not None:
         return gradient.contiguous()
-    return like.new_zeros(0) if of is None else torch.zeros_like(of)
+    return like.new_zeros(0) if of is None else of.new_zeros(of.shape)
 
 
 def _backward_fake(upper: Tensor, *args: Any) -> tuple[Tensor, ...]:
     tensors = args[2:9]
-    return tuple(upper.new_empty(0) if t is None else torch.empty_like(t) for t in tensors)
+    return tuple(upper.new_empty(0) if t is None else t.new_empty(t.shape) for t in tensors)
 
 
 def _context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -25,6 +25,30 @@ def test_operator_keeps_the_rules(sample: Sample) -> None:
     torch.library.opcheck(resolve(sample.target), arguments, test_utils=tests)
 
 
+def reordered(sample: Sample, place: int) -> tuple[object, ...]:
+    """The arguments, of which one lies in memory with its first dimension innermost."""
+    arguments = [list(a) if isinstance(a, tuple) else a for a in sample.args]
+    moved = arguments[place]
+    assert isinstance(moved, torch.Tensor)
+    arguments[place] = moved.movedim(0, -1).contiguous().movedim(-1, 0)
+    return tuple(arguments)
+
+
+ORDERS = [
+    (sample, place)
+    for sample in OURS
+    for place, value in enumerate(sample.args)
+    if isinstance(value, torch.Tensor) and value.dim() > 1 and value.is_floating_point()
+]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("sample", "place"), ORDERS, ids=lambda s: str(s).replace(" ", ""))
+def test_strides_are_known_for_operands_of_other_orders(sample: Sample, place: int) -> None:
+    arguments = reordered(sample, place)
+    torch.library.opcheck(resolve(sample.target), arguments, test_utils=("test_faketensor",))
+
+
 def test_every_operator_has_a_sample() -> None:
     names = torch._C._dispatch_get_all_op_names()
     ours = {f"{n.replace('::', '.')}.default" for n in names if n.startswith("plait::")}
