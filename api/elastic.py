@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..ir.errors import FileError, MismatchError
+from ..ir.plan import plan as ir
 from ..ir.plan.program import PLAN_FILE, GeneratedProgram, ProgramTable
 from .plans.plan_object import Plan, load_plan
 
@@ -24,12 +25,13 @@ def open_program(
     optimizer_args: Mapping[str, Any] | None = None,
     *,
     loss_fn: Callable[[Any, Any], Tensor] | None = None,
+    other_plans: Sequence[str | Path | ir.Plan] = (),
     **settings: Any,
 ) -> Program:
     """Open a compiled program on the ranks at hand; other arguments are those of `Program.open`.
 
     The program evaluates and takes batches of other shapes, for which `module` is traced again: with
-    `loss_fn` where it was compiled with one.
+    `loss_fn` where it was compiled with one. `other_plans` are as of `parallelize`.
 
     Where ranks are not as many as it was compiled for, rank 0 makes the plan again, for the same batch
     and precision, from the model file in the folder; checkpoints load under either. Raises FileError
@@ -39,7 +41,7 @@ def open_program(
     from ..runtime.launch.session import begin, on_first_rank
     from ..runtime.program import Program
     from ..runtime.state.module.user_module import unwrapped
-    from .parallel.compiled_for_ranks import attach, program_folder
+    from .parallel.compiled_for_ranks import attach, program_folder, read_other_plans
     from .parallel.inductor_cache import use_inductor_cache
 
     _, world = begin()
@@ -50,7 +52,8 @@ def open_program(
             place = until_opened.enter_context(program_folder(again))
         use_inductor_cache(read_table(place).kernels)
         program = Program.open(place, module, optimizer, optimizer_args, **settings)
-        attach(program, module, loss_fn, read_plan(place, program.table))
+        others = on_first_rank(lambda: read_other_plans(other_plans, world))
+        attach(program, module, loss_fn, read_plan(place, program.table), others)
     return program
 
 

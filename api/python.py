@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -104,6 +104,7 @@ def parallelize(
     param_groups: ParameterGroups | None = None,
     nonfinite: NonFinite = "keep",
     plan: str | Path | ir.Plan | Placement = "auto",
+    other_plans: Sequence[str | Path | ir.Plan] = (),
     cluster: str | Cluster = "auto",
     inputs: Literal["global", "local"] = "global",
     weights: Weights | None = None,
@@ -124,19 +125,18 @@ def parallelize(
 
     `weights` are values for the module's tensors: a state_dict, a safetensors file, one of torch.save,
     or a folder of them. Each rank reads its shards alone: none has the whole of a meta-device module.
-
     With `compile` functions run inductor's kernels, one graph between two collectives, compiled in the
     first step (`program.meter.last()` tells its seconds) and cached on disk.
 
     With `plan="auto"` the ranks at hand are the `cluster`, as the machine says it is, planned for with
-    the options. Rank 0 plans and compiles, prints the plan on stderr, and sends the program to the
-    others. A placement (`place`) runs every operator where it says. `seed` is that of the program's
-    random numbers.
+    the options. Rank 0 plans, prints the plan on stderr, compiles, and sends the program to the others.
+    A placement (`place`) runs every operator where it says. Batches of the shapes of `other_plans`
+    (`plait plan --buckets`) train under those: weights move there, gradients back.
     A missing or stopped rank ends all others within `timeout_seconds`, with an error that names it;
     they leave their last collectives in `dump_folder` for `plait inspect`. Every `check_every` steps
     (0: never) ranks compare batches and replicas.
-    Raises MismatchError when the plan is for another model or number of ranks, UsageError for options
-    beside a plan. An optimizer that no rank of a plan can run right is a MismatchError.
+    Raises MismatchError when a plan is for another model or number of ranks, or no rank of it can run
+    the optimizer right, UsageError for options beside a plan, and for other plans that compress.
     """
     from ..runtime.comm.watchdog import WatchOptions
     from ..runtime.state.module.user_module import unwrapped
@@ -144,9 +144,9 @@ def parallelize(
     check_keywords("parallelize", options, without=OTHERWISE_GIVEN)
     if options and plan != "auto":
         raise UsageError(f"{next(iter(options))} is an option of planning, and a plan is given")
-    kernels: Kernels = "inductor" if compile else "aten"
-    parts = inputs == "local"
-    request = ProgramRequest(unwrapped(model), batch, loss_fn, plan, cluster, parts, kernels)
+    parts, kernels = inputs == "local", _kernels(compile)
+    plans = ChosenPlans(plan, tuple(other_plans))
+    request = ProgramRequest(unwrapped(model), batch, loss_fn, plans, cluster, parts, kernels)
     settings = {
         "nonfinite": nonfinite,
         "seed": seed,
@@ -155,6 +155,10 @@ def parallelize(
         "check_every": check_every,
     }
     return _opened(request, Optimizing(optimizer, optimizer_args, param_groups), options, settings)
+
+
+def _kernels(compiled: bool) -> Kernels:
+    return "inductor" if compiled else "aten"
 
 
 class Optimizing(NamedTuple):
@@ -192,19 +196,27 @@ def _opened(
             param_groups=optimizing.param_groups,
             **settings,
         )
-    attach(program, module, loss_fn, compiled.plan, compiled.steady)
+    attach(program, module, loss_fn, compiled.plan, compiled.others, compiled.steady)
     if request.parts:
         program.divided = divided_paths(request.batch)
     return program
 
 
 class CompiledRequest(NamedTuple):
-    """A compiled program, its plan (None for a placement), and the attributes of the module that its
-    forward changes without changing what it computes."""
+    """A compiled program, its plan (None for a placement), those of batches of other shapes, and the
+    attributes of the module that its forward changes without changing what it computes."""
 
     program: GeneratedProgram
     plan: Plan | None
+    others: tuple[ir.Plan, ...]
     steady: frozenset[str]
+
+
+class ChosenPlans(NamedTuple):
+    """The plan that a program trains under, and those of batches of other shapes."""
+
+    first: str | Path | ir.Plan | Placement
+    others: tuple[str | Path | ir.Plan, ...]
 
 
 class ProgramRequest(NamedTuple):
@@ -213,7 +225,7 @@ class ProgramRequest(NamedTuple):
     model: nn.Module
     batch: Any
     loss_fn: Callable[[Any, Any], Tensor] | None
-    chosen: str | Path | ir.Plan | Placement
+    plans: ChosenPlans
     cluster: str | Cluster
     parts: bool  # the batch is one rank's
     kernels: Kernels
@@ -226,8 +238,9 @@ class ProgramRequest(NamedTuple):
         from ..ir.capture.python_state.steady import STEADY
         from ..ir.plan.program import for_module, with_kernels
         from .compilation import target_of_plan
+        from .parallel.compiled_for_ranks import read_other_plans
 
-        if self.chosen == "auto":
+        if self.plans.first == "auto":
             traced = self.traced(self.samples(world), options.get("precision"))
             target = target_of_plan(self.search(traced, world, options, optimizing))
         else:
@@ -242,7 +255,9 @@ class ProgramRequest(NamedTuple):
             print(planned, file=sys.stderr)
         program = for_module(target.program(traced, ""), module_facts(self.model))
         program = with_kernels(program, self.kernels)
-        return CompiledRequest(program, planned, STEADY.get(self.model, frozenset()))
+        others = read_other_plans(self.plans.others, world)
+        steady = STEADY.get(self.model, frozenset())
+        return CompiledRequest(program, planned, others, steady)
 
     def traced(self, samples: int | None, precision: str | None) -> Model:
         from ..ir.capture import trace as trace_model
@@ -275,8 +290,9 @@ class ProgramRequest(NamedTuple):
         """What a given plan or placement is compiled to."""
         from .compilation import read_target, target_of_placement, target_of_plan
 
-        if isinstance(self.chosen, Placement):
-            return target_of_placement(self.chosen)
-        if isinstance(self.chosen, ir.Plan):
-            return target_of_plan(self.chosen)
-        return read_target(Path(self.chosen))
+        chosen = self.plans.first
+        if isinstance(chosen, Placement):
+            return target_of_placement(chosen)
+        if isinstance(chosen, ir.Plan):
+            return target_of_plan(chosen)
+        return read_target(Path(chosen))

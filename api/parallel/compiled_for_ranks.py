@@ -5,19 +5,21 @@ from __future__ import annotations
 
 import contextlib
 import linecache
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec.structs import replace
 
-from ...ir.errors import InfeasibleError, UsageError
+from ...ir.errors import InfeasibleError, MismatchError, UsageError
 from ...ir.lowering.cast import in_precision
 from ...ir.model.model import Model
 from ...ir.plan.plan import Plan
 from ...ir.plan.program import GeneratedProgram
 from ...planner.question.options import training_of_plan
 from ...planner.question.pins import Pin
+from ..plans.plan_object import load_plan
 from ..plans.plan_request import plan_request
 
 if TYPE_CHECKING:
@@ -56,14 +58,19 @@ class _Compiled(NamedTuple):
 class VariantPrograms:
     """Compiles a module for other batches than its plan's, and for evaluation.
 
-    Layers keep the strategies of `plan`, so that most tensors lie where they are. Where those cannot
-    split another batch (a last one of odd size), the search is free.
+    A batch of a shape that one of `others` is for trains under that plan. Elsewhere layers keep the
+    strategies of `plan`, so that most tensors lie where they are; where those cannot split another batch
+    (a last one of odd size), the search is free.
     """
 
     def __init__(
-        self, module: nn.Module, loss_fn: Callable[[Any, Any], Tensor] | None, plan: Plan
+        self,
+        module: nn.Module,
+        loss_fn: Callable[[Any, Any], Tensor] | None,
+        plan: Plan,
+        others: Sequence[Plan],
     ) -> None:
-        self.module, self.loss_fn, self.plan = module, loss_fn, plan
+        self.module, self.loss_fn, self.plan, self.others = module, loss_fn, plan, others
 
     def __call__(self, mode: Mode, batch: Batch, open_: Open) -> Variant:
         """The program for a batch; all ranks together. Raises what tracing and planning raise."""
@@ -79,9 +86,9 @@ class VariantPrograms:
 
         model, outputs = self.traced(mode, batch)
         samples = _samples(batch)
-        plan = self.plan_for(mode, model, samples)
         if samples != model.batch:
             model = plan_request(model, 1, {"global_batch": samples}).model
+        plan = self.plan_for(mode, model, samples)
         return _Compiled(compile_program(plan, in_precision(model, plan.precision)), outputs)
 
     def traced(self, mode: Mode, batch: Batch) -> tuple[Model, ForwardOutputs | None]:
@@ -98,7 +105,13 @@ class VariantPrograms:
             return trace_outputs(self.module, batch, outputs, precision=precision), outputs
 
     def plan_for(self, mode: Mode, model: Model, samples: int) -> Plan:
-        """The plan of a batch: this plan's strategies, else the best."""
+        """The plan of a batch: the one that was given for it, else this plan's strategies, else the
+        best."""
+        for other in self.others if mode == "train" else ():
+            if other.model_digest == in_precision(model, other.precision).fingerprint():
+                return self.as_first(other)
+        if self.others and mode == "train":
+            warnings.warn("none of the other plans is for a batch of this shape", stacklevel=2)
         pinned = self.options(mode, model, samples)
         free = {k: v for k, v in pinned.items() if k not in ("pin", "micro_batches")}
         if mode != "train":
@@ -115,9 +128,11 @@ class VariantPrograms:
         request = plan_request(model, cluster.devices, options)
         bounds = self.bounds(model) if "pin" in options else None
         plan = search(request.model, cluster, replace(request.options, bounds=bounds))
-        if options["optimizer"] == EVALUATES:
-            return plan
-        precision = self.plan.gradient_precision  # states and sums are those of the first program
+        return plan if options["optimizer"] == EVALUATES else self.as_first(plan)
+
+    def as_first(self, plan: Plan) -> Plan:
+        """A plan whose states and sums are those of the first program, which steps."""
+        precision = self.plan.gradient_precision
         return replace(plan, optimizer=self.plan.optimizer, gradient_precision=precision)
 
     def options(self, mode: Mode, model: Model, samples: int) -> dict[str, Any]:
@@ -165,17 +180,33 @@ class VariantPrograms:
         return (*(span[0] for span in self.plan.model_chunks), len(model.calls))
 
 
+def read_other_plans(chosen: Sequence[str | Path | Plan], ranks: int) -> tuple[Plan, ...]:
+    """Plans for batches of other shapes, read from files or given.
+
+    Raises MismatchError for another number of ranks, UsageError where one compresses: errors of
+    compression belong to one plan.
+    """
+    plans = [one if isinstance(one, Plan) else load_plan(one) for one in chosen]
+    for plan in plans:
+        if plan.mesh.size != ranks:
+            raise MismatchError(
+                f"a plan for other batches is for {plan.mesh.size} ranks, not {ranks}"
+            )
+        if plan.compression:
+            raise UsageError("a plan for other batches compresses: leave out --compress for it")
+    return tuple(plans)
+
+
 def attach(
     program: Program,
     module: nn.Module,
     loss_fn: Callable[[Any, Any], Tensor] | None,
     plan: Plan | None,
+    others: Sequence[Plan] = (),
     steady: frozenset[str] = frozenset(),
 ) -> None:
-    """Let an opened program watch its module and, where it has a plan, compile it for other batches.
-
-    `steady`: see `Guard`.
-    """
+    """Let an opened program watch its module and, where it has a plan, compile it for other batches,
+    under `others` where those are for them. `steady`: see `Guard`."""
     from ...runtime.execution.guard import Guard
     from ...runtime.state.module.user_module import StaleWarning
 
@@ -183,7 +214,7 @@ def attach(
     program.guard = Guard(module, loss_fn, steady)
     if plan is not None:
         program.meter.plan = plan
-        program.variants.compile = VariantPrograms(module, loss_fn, plan)
+        program.variants.compile = VariantPrograms(module, loss_fn, plan, others)
 
 
 def _samples(batch: Batch) -> int:

@@ -35,9 +35,10 @@ def bucket(tokens: int, plan: Plan, model: Model) -> Bucket:
 
 
 def switches_between(buckets: Sequence[Bucket]) -> Switches:
-    """What every rank receives when a plan follows another, for all ordered pairs."""
+    """What every rank receives where a program that trains under one plan runs a batch under another,
+    for all ordered pairs."""
     return {
-        (a.tokens, b.tokens): redistribution_bytes(a.table, b.table, b.plan.optimizer)
+        (a.tokens, b.tokens): redistribution_bytes(a.table, b.table)
         for a, b in permutations(buckets, 2)
     }
 
@@ -60,7 +61,7 @@ def switch_json(old: int, new: int, amounts: RedistributionBytes) -> dict[str, A
         "from": old,
         "to": new,
         "parameter_bytes": sum(amounts.parameters),
-        "optimizer_bytes": sum(amounts.optimizer),
+        "gradient_bytes": sum(amounts.gradients),
         "worst_rank": worst,
         "worst_rank_bytes": amounts.by_rank[worst],
         "bytes_by_rank": amounts.by_rank,
@@ -79,10 +80,10 @@ def plan_rows(buckets: Sequence[Bucket]) -> Iterator[str]:
 
 
 def switch_rows(switches: Switches) -> Iterator[str]:
-    yield f"\n{'switch':<18}{'parameters':>12}{'optimizer':>12}{'worst rank':>12}"
+    yield f"\n{'switch':<18}{'parameters':>12}{'gradients':>12}{'worst rank':>12}"
     for (old, new), amounts in switches.items():
         worst = amounts.worst_rank
         yield (
             f"{f'{old} to {new}':<18}{size(sum(amounts.parameters)):>12}"
-            f"{size(sum(amounts.optimizer)):>12}{size(amounts.by_rank[worst]):>12}  (rank {worst})"
+            f"{size(sum(amounts.gradients)):>12}{size(amounts.by_rank[worst]):>12}  (rank {worst})"
         )

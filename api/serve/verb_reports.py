@@ -294,12 +294,12 @@ class BucketReport(PlanReport, frozen=True, kw_only=True):
 
 
 class SwitchReport(ServeReport, frozen=True):
-    """Bytes that switching between two plans sends."""
+    """Bytes that a batch of another length sends: parameters to its plan, gradients back."""
 
     from_tokens: int = msgspec.field(name="from")
     to_tokens: int = msgspec.field(name="to")
     parameter_bytes: int
-    optimizer_bytes: int
+    gradient_bytes: int
     worst_rank: int
     worst_rank_bytes: int
     bytes_by_rank: list[int]

@@ -1,41 +1,46 @@
-"""Redistribution of weights from one program to another: bytes that every rank must receive (HotSPa).
+"""Redistribution of tensors from the shards of one program to those of another (HotSPa).
 
 A rank's shard of a tensor is a set of boxes: its layout selects a product of index ranges, one per
 dimension, and a flat shard of that is a few boxes of rows. A rank receives its new boxes less their
-intersections with the old ones, counted exactly.
+intersections with the old ones, each element once, from the rank that has sent least so far.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from functools import cache, lru_cache
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from math import prod
+from typing import NamedTuple
 
 import msgspec
 
 from ..errors import MismatchError
 from ..model.layout import Layout, local_factors
 from ..model.mesh import Mesh
+from ..model.tensor import ITEM_BYTES
 from ..plan.flat_shard import FlatShard
-from ..plan.plan import Optimizer
 from ..plan.program import ParameterSpec, ProgramTable
 from ..plan.strategy import ROLES, ZERO_ROLES
 
 Ranges = tuple[tuple[int, int], ...]  # of one dimension's indices: disjoint, in order
 Box = tuple[Ranges, ...]  # by dimension
+VALUES, STEPPED = (
+    1,
+    len(ZERO_ROLES),
+)  # levels of flat sharding: of values, of what the optimizer steps
 
 
 class RedistributionBytes(msgspec.Struct, frozen=True):
-    """Bytes that every rank must receive, of parameters and of optimizer states."""
+    """Bytes that every rank must receive, of parameters on the way to a plan and of gradients back."""
 
     parameters: tuple[int, ...]
-    optimizer: tuple[int, ...]
+    gradients: tuple[int, ...]
 
     @property
     def by_rank(self) -> tuple[int, ...]:
-        """Parameters and optimizer states together."""
-        return tuple(map(sum, zip(self.parameters, self.optimizer, strict=True)))
+        """Parameters and gradients together."""
+        return tuple(map(sum, zip(self.parameters, self.gradients, strict=True)))
 
     @property
     def worst_rank(self) -> int:
@@ -43,29 +48,46 @@ class RedistributionBytes(msgspec.Struct, frozen=True):
         return max(range(len(self.by_rank)), key=self.by_rank.__getitem__)
 
 
-def redistribution_bytes(
-    old: ProgramTable, new: ProgramTable, optimizer: Optimizer
-) -> RedistributionBytes:
-    """Bytes that ranks of program `old` must receive to run `new`.
+class ShardLevels(NamedTuple):
+    """How many zero axes shard a tensor, in the program that has it and in the one that wants it."""
+
+    source: int
+    target: int
+
+
+class Movement(NamedTuple):
+    """A box of a tensor that `receiver` needs and `sender` has, perhaps the same rank."""
+
+    name: str
+    sender: int
+    receiver: int
+    box: Box
+
+
+def redistribution_bytes(first: ProgramTable, other: ProgramTable) -> RedistributionBytes:
+    """Bytes that ranks which train under `first` must receive to run a batch under `other`: parameters
+    before it, and gradients of what the optimizer steps on after it.
 
     Raises MismatchError unless both have the same parameters and number of ranks.
     """
-    before, after = _parameters(old), _parameters(new)
+    before, after = parameters_of(first), parameters_of(other)
     if {n: h.type for n, h in before.items()} != {n: h.type for n, h in after.items()}:
-        raise MismatchError(f"{old.model} and {new.model} have other parameters")
-    if old.mesh.size != new.mesh.size:
-        raise MismatchError(f"{old.mesh.size} and {new.mesh.size} ranks cannot switch")
-    parameters, states = [0] * new.mesh.size, [0] * new.mesh.size
+        raise MismatchError(f"{first.model} and {other.model} have other parameters")
+    if first.mesh.size != other.mesh.size:
+        raise MismatchError(f"{first.mesh.size} and {other.mesh.size} ranks cannot switch")
+    parameters, gradients = [0] * first.mesh.size, [0] * first.mesh.size
     pairs = Counter((before[name], spec) for name, spec in after.items())
-    for (source, target), count in pairs.items():
-        item = count * target.type.bytes // max(1, prod(target.type.shape))
-        state = count * optimizer.states * optimizer.state_bytes if target.trainable else 0
-        _count(old, source, new, target, 1, item, parameters)
-        _count(old, source, new, target, len(ZERO_ROLES), state, states)
-    return RedistributionBytes(tuple(parameters), tuple(states))
+    for (home, away), count in pairs.items():
+        elements = max(1, prod(away.type.shape))
+        _count(first, home, other, away, VALUES, count * away.type.bytes // elements, parameters)
+        if away.trainable:
+            item = count * ITEM_BYTES[first.stepped_dtype(home)]
+            _count(other, away, first, home, STEPPED, item, gradients)
+    return RedistributionBytes(tuple(parameters), tuple(gradients))
 
 
-def _parameters(table: ProgramTable) -> dict[str, ParameterSpec]:
+def parameters_of(table: ProgramTable) -> dict[str, ParameterSpec]:
+    """Where parameters lie, by name; specs of tensors that lie alike are equal."""
     return {
         name: msgspec.structs.replace(
             spec, name="", count=1, partial_axes=(), aliases=(), values=None
@@ -86,15 +108,82 @@ def _count(
     into: list[int],
 ) -> None:
     """Add the bytes of one tensor that every rank must receive."""
-    lacked = cache(_lacked)
     for rank in range(new.mesh.size) if item_bytes else ():
         needed = local_boxes(new, target, rank, levels)
-        into[rank] += item_bytes * lacked(needed, local_boxes(old, source, rank, levels))
+        _, lacking = _divided(needed, local_boxes(old, source, rank, levels))
+        into[rank] += item_bytes * sum(map(_elements, lacking))
 
 
-def _lacked(needed: tuple[Box, ...], there: tuple[Box, ...]) -> int:
-    common = sum(prod(map(_common, a, b)) for a in needed for b in there)
-    return sum(map(_elements, needed)) - common
+def movements(
+    old: ProgramTable, new: ProgramTable, names: Iterable[str], levels: ShardLevels
+) -> list[Movement]:
+    """Who sends which box of tensors to whom, so that the ranks of `old` have what `new` needs.
+
+    Every rank gets what it lacks once, and keeps what it has. Among the ranks that have a box the one
+    that has sent least sends it, large tensors first; the answer is the same wherever it is computed.
+    """
+    specs = {name: spec for spec in old.state_tensors for name in spec.names()}
+    wanted = {name: spec for spec in new.state_tensors for name in spec.names()}
+    sent = [0] * old.mesh.size
+    moves: list[Movement] = []
+    for name in sorted(names, key=lambda n: (-wanted[n].type.bytes, n)):
+        there = [local_boxes(old, specs[name], r, levels.source) for r in range(old.mesh.size)]
+        holders: dict[tuple[Box, ...], list[int]] = {}
+        for rank, boxes in enumerate(there):
+            holders.setdefault(boxes, []).append(rank)
+        for rank in range(new.mesh.size):
+            needed = local_boxes(new, wanted[name], rank, levels.target)
+            moves += _received(name, rank, needed, there[rank], holders, sent)
+    return moves
+
+
+def _received(
+    name: str,
+    receiver: int,
+    needed: tuple[Box, ...],
+    there: tuple[Box, ...],
+    holders: dict[tuple[Box, ...], list[int]],
+    sent: list[int],
+) -> Iterator[Movement]:
+    """The movements of one tensor to one rank; adds up what ranks have `sent`."""
+    local, lacking = _divided(needed, there)
+    yield from (Movement(name, receiver, receiver, box) for box in local)
+    least = {boxes: min(ranks, key=sent.__getitem__) for boxes, ranks in holders.items()}
+    for boxes, sender in sorted(least.items(), key=lambda item: sent[item[1]]):
+        if not lacking:
+            return
+        common, lacking = _divided(lacking, boxes)
+        for box in common:
+            sent[sender] += _elements(box)
+            yield Movement(name, sender, receiver, box)
+    if lacking:
+        raise MismatchError(f"{name}: no rank has {lacking[0]} of it")
+
+
+@lru_cache(1 << 14)
+def _divided(
+    needed: tuple[Box, ...], there: tuple[Box, ...]
+) -> tuple[tuple[Box, ...], tuple[Box, ...]]:
+    """What of some boxes lies in others, and what does not."""
+    common: list[Box] = []
+    for other in there:
+        rest: list[Box] = []
+        for box in needed:
+            shared = tuple(map(_common, box, other))
+            if all(shared):
+                common.append(shared)
+                rest += _without(box, shared)
+            else:
+                rest.append(box)
+        needed = tuple(rest)
+    return tuple(common), needed
+
+
+def _without(box: Box, inner: Box) -> Iterator[Box]:
+    """A box less one inside it, as boxes: dimension by dimension, what lies outside in it."""
+    for dim, (ranges, inside) in enumerate(zip(box, inner, strict=True)):
+        if outside := _outside(ranges, inside):
+            yield (*inner[:dim], outside, *box[dim + 1 :])
 
 
 def local_boxes(
@@ -119,8 +208,8 @@ def _boxes_at(
 ) -> tuple[Box, ...]:
     axes = {axis.name: (axis.size, at) for axis, at in zip(mesh.axes, place, strict=True)}
     zero_axes = [axes.get(name, (1, 0)) for name in ZERO_ROLES]
-    if not spec.trainable:
-        zero_axes[1:] = [(1, 0), (1, 0)]
+    whole_from = 0 if spec.kind != "parameter" else len(ZERO_ROLES) if spec.trainable else 1
+    zero_axes[whole_from:] = [(1, 0)] * (len(ZERO_ROLES) - whole_from)
     shape = tuple(prod(dim) for dim in local_factors(spec.factors, spec.layout, mesh))
     ranges = tuple(_ranges(spec, mesh, place, dim) for dim in range(len(shape)))
     (p, g, o), (i, j, k) = zip(*zero_axes, strict=True)
@@ -193,13 +282,29 @@ def _elements(box: Box) -> int:
 
 
 @lru_cache(1 << 14)
-def _common(one: Ranges, other: Ranges) -> int:
-    """Number of indices that two sets of ranges have in common."""
-    i = j = total = 0
+def _common(one: Ranges, other: Ranges) -> Ranges:
+    """The indices that two sets of ranges have in common."""
+    i = j = 0
+    shared: list[tuple[int, int]] = []
     while i < len(one) and j < len(other):
-        total += max(0, min(one[i][1], other[j][1]) - max(one[i][0], other[j][0]))
+        low, high = max(one[i][0], other[j][0]), min(one[i][1], other[j][1])
+        if low < high:
+            shared.append((low, high))
         if one[i][1] < other[j][1]:
             i += 1
         else:
             j += 1
-    return total
+    return tuple(shared)
+
+
+def _outside(ranges: Ranges, inside: Ranges) -> Ranges:
+    """Ranges less some inside them."""
+    rest: list[tuple[int, int]] = []
+    for first, last in ranges:
+        at = first
+        for a, b in inside:
+            if first <= a and b <= last:
+                rest += [(at, a)] if at < a else []
+                at = b
+        rest += [(at, last)] if at < last else []
+    return tuple(rest)

@@ -1,6 +1,6 @@
 """Programs of one module for other batch shapes and for evaluation, made once and kept.
 
-All of them work on the tensors of the first, which trains (`state/borrowed_store`).
+All of them work on the tensors of the first, which trains (`state/borrowed`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ...ir.plan.program import PLACED_SCHEDULE, ProgramTable
 from ..comm.mesh_collectives import Comm
 from ..comm.program_groups import MeshGroups
 from ..compression.transports import Transports
-from ..state.borrowed_store import BorrowedStore, Version
+from ..state.borrowed.store import BorrowedStore, Version
 from .batch import Batch, find
 from .calls import Run
 from .compiled_step import CompiledStep

@@ -37,22 +37,20 @@ def names_in_order(store: ParameterStore, groups: MeshGroups) -> list[str]:
     return list(store.specs) if groups.devices is None else sorted(store.specs)
 
 
-def gradients(
-    store: ParameterStore, groups: MeshGroups, names: Sequence[str] | None = None
-) -> dict[str, Tensor]:
-    """Gradients of the last step, summed over the batch, by name: all, or those of `names`."""
-    trained = (
-        [n for n in names_in_order(store, groups) if store.specs[n].trainable]
-        if names is None
-        else names
-    )
-    flags = [float(_gradient(store.parameters.get(name)) is not None) for name in trained]
-    present_anywhere = groups.down.all_reduce(torch.tensor(flags, device=store.device)).tolist()
+def gradients(store: ParameterStore, groups: MeshGroups) -> dict[str, Tensor]:
+    """Gradients of the last step, summed over the batch, by name."""
+    trained = [n for n in names_in_order(store, groups) if store.specs[n].trainable]
     return {
         name: broadcast_from_owner(store, groups, name, partial(_full_gradient, store, name))
-        for name, present in zip(trained, present_anywhere, strict=True)
-        if present
+        for name in with_gradients(store, groups, trained)
     }
+
+
+def with_gradients(store: ParameterStore, groups: MeshGroups, trained: Sequence[str]) -> list[str]:
+    """Those of some trained tensors that have a gradient on any stage."""
+    flags = [float(_gradient(store.parameters.get(name)) is not None) for name in trained]
+    present = groups.down.all_reduce(torch.tensor(flags, device=store.device)).tolist()
+    return [name for name, there in zip(trained, present, strict=True) if there]
 
 
 def names_of(module: nn.Module, table: ProgramTable) -> dict[str, str]:

@@ -14,7 +14,6 @@ from plait.codegen.table import plan_table
 from plait.ir.capture import load_source, trace
 from plait.ir.errors import MismatchError
 from plait.ir.lowering.redistribute import redistribution_bytes
-from plait.ir.plan.plan import Optimizer
 from plait.runtime.comm.slicing import flatten, local_shard
 from plait.tests.paths import LLAMA
 
@@ -45,7 +44,7 @@ def tables():
 
 def local_elements(table, rank):
     """The numbers of the elements that a rank keeps, as the runtime cuts tensors: of every
-    parameter's value, and of what the optimizer steps on."""
+    parameter's value, and of what the optimizer steps on, whose gradients it has."""
     values, states = {}, {}
     for parameter in (h for h in table.state_tensors if h.kind == "parameter"):
         mesh = table.meshes[parameter.mesh]
@@ -78,28 +77,26 @@ def local_elements(table, rank):
 
 
 def test_bytes_are_those_of_elements_counted_one_by_one(tables):
-    optimizer = Optimizer("adamw", 2, 4)
     shares = [[local_elements(table, rank) for rank in range(8)] for table in tables]
     pairs = list(permutations(range(len(tables)), 2))
     for old, new in pairs:
-        counted = redistribution_bytes(tables[old], tables[new], optimizer)
+        counted = redistribution_bytes(tables[old], tables[new])
         for rank in range(8):
-            for kind, item in ((0, 4), (1, 8)):
-                needed, there = shares[new][rank][kind], shares[old][rank][kind]
+            for kind, (source, target) in enumerate(((old, new), (new, old))):
+                needed, there = shares[target][rank][kind], shares[source][rank][kind]
                 lacked = sum(
                     int((own & ~there.get(name, torch.tensor(False))).sum())
                     for name, own in needed.items()
                 )
-                assert item * lacked == (counted.parameters, counted.optimizer)[kind][rank]
+                assert 4 * lacked == (counted.parameters, counted.gradients)[kind][rank]
     assert len(pairs) == 56
 
 
 def test_staying_sends_nothing_and_other_models_cannot_switch(tables):
-    optimizer = Optimizer("adamw", 2, 4)
-    assert not any(sum(redistribution_bytes(t, t, optimizer).by_rank) for t in tables)
+    assert not any(sum(redistribution_bytes(t, t).by_rank) for t in tables)
     other = replace(tables[0], state_tensors=tables[0].state_tensors[1:])
     with pytest.raises(MismatchError, match="other parameters"):
-        redistribution_bytes(tables[0], other, optimizer)
+        redistribution_bytes(tables[0], other)
 
 
 def test_a_plan_for_every_length(tmp_path, capsys):
@@ -112,7 +109,7 @@ def test_a_plan_for_every_length(tmp_path, capsys):
     assert [(b["tokens"], b["global_batch"]) for b in body["buckets"]] == [(16, 8), (64, 4)]
     assert [load_plan(tmp_path / f"plan.{n}.json").global_batch for n in (16, 64)] == [8, 4]
     for row in body["switches"]:
-        row_bytes = row["parameter_bytes"] + row["optimizer_bytes"]
+        row_bytes = row["parameter_bytes"] + row["gradient_bytes"]
         assert sum(row["bytes_by_rank"]) == row_bytes
         assert max(row["bytes_by_rank"]) == row["worst_rank_bytes"]
 

@@ -1,0 +1,1 @@
+"""The tensors of one program for other programs of the same module."""
