@@ -186,7 +186,7 @@ def _run_buckets(arguments: argparse.Namespace) -> int:
         print_json(
             {
                 "buckets": [{"tokens": b.tokens} | plan_json(b.plan, {}) for b in buckets],
-                "switches": [switch_json(*key, value) for key, value in switches.items()],
+                "switches": [switch_json(switch) for switch in switches],
             }
         )
     else:

@@ -17,9 +17,7 @@ from ...ir.plan.plan import Plan
 from ...ir.plan.program import ProgramTable
 from ...ir.text.units import gib, micro_batches, seconds, size
 
-Switches = dict[
-    tuple[int, int], RedistributionBytes
-]  # by the lengths that are switched from and to
+STAYING = ("parameters", "gradients", "optimizer")  # terms of memory that last from batch to batch
 
 
 class Bucket(NamedTuple):
@@ -30,17 +28,37 @@ class Bucket(NamedTuple):
     table: ProgramTable
 
 
+class Switch(NamedTuple):
+    """What a batch of length `away` costs where a program trains under the plan of length `home`: bytes
+    that ranks receive, and at most `peak_bytes` on a device that has both plans' tensors."""
+
+    home: int
+    away: int
+    received: RedistributionBytes
+    peak_bytes: int
+
+
 def bucket(tokens: int, plan: Plan, model: Model) -> Bucket:
     return Bucket(tokens, plan, plan_table(plan, model))
 
 
-def switches_between(buckets: Sequence[Bucket]) -> Switches:
-    """What every rank receives where a program that trains under one plan runs a batch under another,
-    for all ordered pairs."""
-    return {
-        (a.tokens, b.tokens): redistribution_bytes(a.table, b.table)
+def switches_between(buckets: Sequence[Bucket]) -> list[Switch]:
+    """All ordered pairs of plans."""
+    return [
+        Switch(a.tokens, b.tokens, received, _peak_of_both(a.plan, b.plan, received))
         for a, b in permutations(buckets, 2)
-    }
+        for received in [redistribution_bytes(a.table, b.table)]
+    ]
+
+
+def _peak_of_both(home: Plan, away: Plan, received: RedistributionBytes) -> int:
+    """What stays of one plan beside what runs of the other, which shares the parameters where none
+    moves and has no states of the optimizer."""
+    staying = max(sum(n for k, n in s.memory_terms if k in STAYING) for s in home.stages)
+    left_out = STAYING[2:] if any(received.parameters) else (STAYING[0], STAYING[2])
+    return staying + max(
+        sum(n for k, n in stage.memory_terms if k not in left_out) for stage in away.stages
+    )
 
 
 def parse_buckets(text: str) -> list[tuple[int, int | None]]:
@@ -55,11 +73,12 @@ def parse_buckets(text: str) -> list[tuple[int, int | None]]:
     return list(batches.items())
 
 
-def switch_json(old: int, new: int, amounts: RedistributionBytes) -> dict[str, Any]:
-    worst = amounts.worst_rank
+def switch_json(switch: Switch) -> dict[str, Any]:
+    amounts, worst = switch.received, switch.received.worst_rank
     return {
-        "from": old,
-        "to": new,
+        "from": switch.home,
+        "to": switch.away,
+        "peak": switch.peak_bytes,
         "parameter_bytes": sum(amounts.parameters),
         "gradient_bytes": sum(amounts.gradients),
         "worst_rank": worst,
@@ -79,11 +98,13 @@ def plan_rows(buckets: Sequence[Bucket]) -> Iterator[str]:
         )
 
 
-def switch_rows(switches: Switches) -> Iterator[str]:
-    yield f"\n{'switch':<18}{'parameters':>12}{'gradients':>12}{'worst rank':>12}"
-    for (old, new), amounts in switches.items():
-        worst = amounts.worst_rank
+def switch_rows(switches: Sequence[Switch]) -> Iterator[str]:
+    columns = f"{'parameters':>12}{'gradients':>12}{'worst rank':>22}{'peak':>12}"
+    yield f"\n{'from, and for a batch':<23}{columns}"
+    for switch in switches:
+        amounts, worst = switch.received, switch.received.worst_rank
+        received = f"{size(amounts.by_rank[worst])} (rank {worst})"
         yield (
-            f"{f'{old} to {new}':<18}{size(sum(amounts.parameters)):>12}"
-            f"{size(sum(amounts.gradients)):>12}{size(amounts.by_rank[worst]):>12}  (rank {worst})"
+            f"{f'{switch.home}, {switch.away}':<23}{size(sum(amounts.parameters)):>12}"
+            f"{size(sum(amounts.gradients)):>12}{received:>22}{gib(switch.peak_bytes):>12}"
         )

@@ -294,10 +294,12 @@ class BucketReport(PlanReport, frozen=True, kw_only=True):
 
 
 class SwitchReport(ServeReport, frozen=True):
-    """Bytes that a batch of another length sends: parameters to its plan, gradients back."""
+    """Bytes that a batch of another length sends (parameters to its plan, gradients back), and at most
+    the peak of a device that has the tensors of both plans."""
 
     from_tokens: int = msgspec.field(name="from")
     to_tokens: int = msgspec.field(name="to")
+    peak: int
     parameter_bytes: int
     gradient_bytes: int
     worst_rank: int

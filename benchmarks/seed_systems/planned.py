@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,19 @@ from plait.benchmarks.rivals.galvatron_costs import GalvatronCosts
 from plait.benchmarks.rivals.galvatron_profile import read_cluster, read_model
 from plait.benchmarks.rivals.galvatron_search_space import GIB, budget_bytes
 from plait.benchmarks.rivals.osdp import best, sharded
+from plait.codegen.table import plan_table
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
 from plait.ir.lowering.cast import in_precision
+from plait.ir.lowering.redistribute import redistribution_bytes
 from plait.ir.lowering.rescale import rescale
 from plait.ir.model.model import Model
 from plait.planner import PlanOptions
 from plait.planner.question.pins import pin_all
 
+LLAMA_8B = Path(__file__).parents[2] / "examples" / "configs" / "llama3-8b.json"
 TIGHT_GIB, ROOMY_GIB = 8, 16
+SHORT, LONG = (32, 4096), (1, 131072)  # samples and tokens of one step
 FEW = (8, 64)  # samples: one where pipelines are short of micro-batches, one where they are not
 
 
@@ -135,3 +140,34 @@ def memo_mfu(_: Path | None) -> float | None:
         in_precision(model, "bf16"), load_cluster("8xa800-80"), PlanOptions(precision="bf16")
     )
     return answer and 100 * answer.prediction.mfu
+
+
+def two_lengths_gain(_: Path | None) -> float | None:
+    """Times that a step of short and long sequences is faster under two plans, weights and gradients
+    moving over the slowest link in between, than under the best one that both can run."""
+    cluster = load_cluster("16xh100")
+    config = transformers.AutoConfig.from_pretrained(LLAMA_8B)
+    models = [
+        in_precision(
+            _traced(lambda: transformers.LlamaForCausalLM(config), *shape, "llama-8b"), "bf16"
+        )
+        for shape in (SHORT, LONG)
+    ]
+    options = PlanOptions(precision="bf16")
+    answers = [galvatron_table.planned(model, cluster, options) for model in models]
+    if None in answers:
+        return None
+    plans = [answer for answer in answers if answer is not None]
+    tables = [plan_table(*pair) for pair in zip(plans, models, strict=True)]
+    moved = max(redistribution_bytes(*tables).by_rank)
+    moving = moved / cluster.slowest_link(1, cluster.devices).bandwidth_bytes_per_second
+    alone = sum(plan.prediction.step_seconds for plan in plans) + moving
+    common = [_step_of_both(models, plan.strategy_text) for plan in plans]
+    return min(common) / min([alone, *common])
+
+
+def _step_of_both(models: list[Model], strategy: str) -> float:
+    """Seconds of one strategy for all; infinite where one does not fit."""
+    options = PlanOptions(precision="bf16", pins=pin_all(strategy))
+    answers = [galvatron_table.planned(m, load_cluster("16xh100"), options) for m in models]
+    return sum(inf if answer is None else answer.prediction.step_seconds for answer in answers)

@@ -112,6 +112,9 @@ def test_a_plan_for_every_length(tmp_path, capsys):
         row_bytes = row["parameter_bytes"] + row["gradient_bytes"]
         assert sum(row["bytes_by_rank"]) == row_bytes
         assert max(row["bytes_by_rank"]) == row["worst_rank_bytes"]
+        (away,) = (b for b in body["buckets"] if b["tokens"] == row["to"])
+        optimizer = max(stage["memory"]["optimizer"] for stage in away["stages"])
+        assert row["peak"] >= max(stage["peak"] for stage in away["stages"]) - optimizer
 
 
 def test_what_is_no_bucket_is_refused(tmp_path, capsys):
