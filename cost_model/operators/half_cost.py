@@ -17,6 +17,8 @@ from ...ir.lowering.overlap import STARTED
 from ...ir.model.loops import Work, site_of
 from ...ir.model.model import Op
 from ...ir.model.tensor import ITEM_BYTES, TensorType
+from ...ir.ops.attention import working_bytes as attention_bytes
+from ...ir.ops.loss import working_bytes as loss_bytes
 from ...ir.plan.workload import CallWork, Collectives, Kernels
 from ..communication.compressed_all_reduce import CompressedReductions
 from ..communication.overlap import exposed_seconds
@@ -33,6 +35,10 @@ from .roofline import op_seconds
 from .sampled_function import LinearAmounts, SampledFunction
 
 ALL_REDUCE = "comm.all_reduce"
+WORKING_BYTES = {  # with the elements of a block on the host and on a device
+    "attention": (attention_bytes, 1 << 18, 1 << 25),
+    "cross_entropy": (loss_bytes, 1 << 18, 1 << 24),
+}
 LOSS_BACKWARD = ("plait.cross_entropy_backward.default", "comm.cross_entropy_backward")
 
 
@@ -254,7 +260,7 @@ def _live_bytes(
     values = list(born)
     sizes = function.bytes_of(values)
     change = np.zeros((2, len(ops) + 1))
-    beside = list(_loss_copies(function, ops))
+    beside = [*_loss_copies(function, ops), *_working_bytes(function, ops)]
     if not function.pricer.execution.contiguous_buffers:
         beside += _collective_copies(function, ops)
     for row, amounts in enumerate((sizes.intercept, sizes.slope)):
@@ -285,6 +291,22 @@ def _loss_copies(
             )
             line = function.interpolate(np.array([near]), np.array([far]))
             yield at, (float(line.intercept[0]), float(line.slope[0]))
+
+
+def _working_bytes(
+    function: SampledFunction, ops: tuple[Op, ...]
+) -> Iterator[tuple[int, tuple[float, float]]]:
+    """Positions of own operators that work in blocks, with the bytes of these (intercept, slope)."""
+    on_device = function.pricer.cluster.device.host_copies_hide
+    for at, op in enumerate(ops):
+        for target, (working_bytes, *elements) in WORKING_BYTES.items():
+            if op.target.startswith(f"plait.{target}"):
+                line = function.linear(
+                    lambda local, op=op, of=working_bytes, most=elements[on_device]: [
+                        of(site_of(op, local.types), most)
+                    ]
+                )
+                yield at, (float(line.intercept[0]), float(line.slope[0]))
 
 
 def _travelling_bytes(function: SampledFunction, ops: tuple[Op, ...]) -> LinearAmounts:

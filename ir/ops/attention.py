@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..model.loops import Loops, OperatorCollective, ShardOffsets, Site, declare, loops
+from ..model.tensor import ITEM_BYTES
 from .pattern import DimNames, dim_names, dims, is_tensor, literal, pattern, present
 
 KEY = ["key!"]
@@ -39,6 +40,31 @@ def _backward(site: Site, more: tuple[DimNames, ...]) -> Loops:
     text = pattern(inputs, [*named.qkv, *more])
     # five products: scores again, and the gradients of weights, q, k and v
     return named.loops(text, linear=((0,),), flops=lambda d, e: 6 * d + 4 * e)
+
+
+def working_bytes(site: Site, block_elements: int) -> int:
+    """Bytes of the blocks of scores that attention in blocks works on, at most so many elements at once;
+    0 where one kernel of the framework computes all (see `ir/capture/operators/blocked_attention`)."""
+    op = site.op
+    first = int("backward" in op.target)
+    q, k, v = site.operands[first : first + 3]
+    rest = 8 if first else 5
+    (batch, heads, s, d), (groups, t), e = q.shape, k.shape[1:3], v.shape[3]
+    causal, dropout, columns = op.args[rest], op.args[rest + 2], op.args[rest + 6 : rest + 7]
+    biased = op.args[first + 3] is not None
+    if not dropout and d == e and not any(columns) and not (causal and biased):
+        return 0
+    shared = heads // groups
+    rows = s if s * t <= block_elements else max(block_elements // t, 1)
+    together = shared * min(groups, max(block_elements // max(shared * s * t, 1), 1))
+    together = together if shared * s * t <= block_elements else 1
+    scores, lines = together * rows * t, together * rows
+    wide = max(4, ITEM_BYTES[q.dtype])
+    keys = max(together // shared, 1) * t * (d + e) * (wide > ITEM_BYTES[q.dtype])
+    if not first:
+        return wide * (scores + lines * (d + e + 2) + keys) + rows * t
+    keys *= batch * groups
+    return wide * (2 * scores + lines * (2 * d + 3 * e + 2) + keys) + rows * t
 
 
 class _Named:

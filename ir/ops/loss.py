@@ -4,9 +4,11 @@ elements."""
 from __future__ import annotations
 
 from ..model.loops import LoopKind, Loops, OperatorCollective, Site, declare, loops
+from ..model.tensor import ITEM_BYTES
 from .pattern import DimNames, aligned, dim_names, integer, joint, pattern, present
 
 NONE, MEAN, SUM = 0, 1, 2
+ROW_BYTES = 48  # labels and masks that a loss makes of a row
 
 
 CLASSES = (("v",),)
@@ -108,3 +110,15 @@ def elementwise_backward(site: Site) -> Loops | None:
     )
     text = pattern((aligned(operand.shape, full) for operand in site.operands), [full])
     return loops(text, site, linear=((0,),))
+
+
+def working_bytes(site: Site, block_elements: int) -> int:
+    """Bytes that the loss works on beside its operands and results: a block of logits, widened, and a
+    few numbers of every row (see `ir/capture/operators/elementary`)."""
+    backward = "backward" in site.op.target
+    logits = site.operands[int(backward)]
+    rows, classes = logits.shape
+    item_bytes = ITEM_BYTES[logits.dtype]
+    block = max(block_elements // max(classes, 1), 1) * classes
+    copies = 0 if backward and item_bytes >= 4 else 1 + (item_bytes < 4)
+    return copies * max(4, item_bytes) * min(rows * classes, block) + ROW_BYTES * rows

@@ -205,6 +205,8 @@ def check_placement(placement: Placement) -> None:
     ids = {node.id for node in placement.graph.nodes}
     if placement.device.keys() != {str(i) for i in ids}:
         raise FileError("$.device: does not name every operator of the graph and no other")
+    if len(placement.peak_memory) != len(placement.target.devices):
+        raise FileError("$.peak_memory: not one amount for every device")
     for operator, device in placement.device.items():
         if not 0 <= device < len(placement.target.devices):
             raise FileError(f"$.device.{operator}: there is no device {device}")

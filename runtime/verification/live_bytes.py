@@ -1,11 +1,12 @@
 """Counts the bytes of live tensors while a program runs, to compare with a predicted peak.
 
-Every operator's results are followed from birth to the death of their storage: this is what an
-allocator would be asked for, on any device, without rounding.
+Every operator's results are followed from birth to the death of their storage, and those of operators
+that ours are made of: what an allocator would be asked for, on any device, without rounding.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 import weakref
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...ir.capture.operators.elementary import KERNELS
 from ..torch_private import TorchDispatchMode, returns_alias, storage_id, tree_leaves
 
 
@@ -33,7 +35,9 @@ class LiveBytes(TorchDispatchMode):
         self.follow(known)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        results = func(*args, **(kwargs or {}))
+        kernel = KERNELS.get(func.name().partition(".")[0])
+        with contextlib.nullcontext() if kernel is None else self:
+            results = (kernel or func)(*args, **(kwargs or {}))
         if not returns_alias(func):
             self.follow(leaf for leaf in tree_leaves(results) if isinstance(leaf, Tensor))
         return results

@@ -32,8 +32,26 @@ class Block(nn.Module):
         return x + self.drop(self.down(inner))
 
 
+class Attention(nn.Module):
+    """Attention over the tokens, added to its input: causal or not, with dropout or without."""
+
+    def __init__(self, width: int, rng: random.Random) -> None:
+        super().__init__()
+        self.heads = rng.choice([n for n in (1, 2, 3) if width % n == 0])
+        self.causal, self.dropout = rng.random() < 0.5, rng.choice((0.0, 0.1))
+        self.inputs, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.inputs(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        y = functional.scaled_dot_product_attention(
+            *parts, dropout_p=self.dropout, is_causal=self.causal
+        )
+        return x + self.out(y.transpose(1, 2).flatten(2))
+
+
 class Network(nn.Module):
-    """Tokens to tokens: an embedding, perhaps a convolution, blocks, and a head that may be tied."""
+    """Tokens to tokens: an embedding, perhaps a convolution, blocks with attention or without, and a
+    head that may be tied."""
 
     def __init__(self, rng: random.Random) -> None:
         super().__init__()
@@ -42,7 +60,14 @@ class Network(nn.Module):
         self.tokens = nn.Embedding(vocabulary, width)
         convolved = rng.random() < 0.3
         self.convolution = nn.Conv1d(width, width, 3, padding=1) if convolved else None
-        self.blocks = nn.ModuleList(Block(width, rng) for _ in range(rng.randint(1, 4)))
+        attends = rng.random() < 0.5
+        blocks = [
+            nn.Sequential(Attention(width, rng), Block(width, rng))
+            if attends
+            else Block(width, rng)
+            for _ in range(rng.randint(1, 4))
+        ]
+        self.blocks = nn.ModuleList(blocks)
         self.head = nn.Linear(width, vocabulary, bias=rng.random() < 0.3)
         if rng.random() < 0.4:
             self.head.weight = self.tokens.weight

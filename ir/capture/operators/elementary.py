@@ -254,9 +254,13 @@ def _cross_entropy_gradient(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tens
     return OPS.cross_entropy_backward(gradient, *rest, []), None, None, None
 
 
+KERNELS: dict[str, Any] = {}  # by operator
+
+
 def register(schema: str, kernel: Any, fake: Any) -> None:
     """Define one operator with one kernel for every device and its shape function."""
     name = schema.split("(")[0]
+    KERNELS[f"plait::{name}"] = kernel
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     for device in ("CPU", "CUDA"):
         LIBRARY.impl(name, kernel, device)
