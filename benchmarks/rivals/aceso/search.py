@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from plait.benchmarks.rivals.aceso.boundaries import SplitTimes, alternated, lowered
 from plait.benchmarks.rivals.aceso.plan import AcesoPlan
 from plait.benchmarks.rivals.aceso.profile import AcesoModel, Reals, Setting
 from plait.benchmarks.rivals.aceso.stage_tables import tables
@@ -25,7 +26,6 @@ SIZES = (1, 2, 4, 8)  # GPUs of a stage
 REFINED = 6  # splits of a micro-batch size whose boundaries are moved
 FAR = 1.12  # times the best step: splits estimated slower are not refined
 NEAR = 1.5  # times an even share of the work: a slower stage is not in a good split
-SWEEPS = 8  # over all boundaries, at most
 
 
 class AcesoAnswer(msgspec.Struct, frozen=True):
@@ -137,36 +137,10 @@ class MicroBatchSearch:
         return step, AcesoPlan(self.micro_batch, tuple(choice.stage for choice in stages))
 
     def _balanced(self, split: Split, places: Sequence[Place]) -> list[int]:
-        """Boundaries moved until neighbouring stages take about as long."""
-        cache = dict[tuple[int, int, int], float]()
-
-        def micros(number: int, first: int, last: int) -> float:
-            key = (number, first, last)
-            if key not in cache:
-                cache[key] = self.times[split.gpus[number]].estimate(first, last, places[number])
-            return cache[key]
-
-        bounds, unmoved = list(split.bounds), list[int]()
-        for _ in range(SWEEPS):
-            if bounds == unmoved:
-                break
-            unmoved = list(bounds)
-            for i in range(1, len(bounds) - 1):
-                left, right = bounds[i - 1], bounds[i + 1]
-
-                def slower(n: int, i: int = i, left: int = left, right: int = right) -> float:
-                    return max(micros(i - 1, left, n), micros(i, n, right))
-
-                low, high = left + 1, right - 1
-                while low < high:  # the left stage grows and the right one shrinks
-                    middle = (low + high) // 2
-                    if micros(i - 1, left, middle) < micros(i, middle, right):
-                        low = middle + 1
-                    else:
-                        high = middle
-                near = {n for n in (low - 1, low, bounds[i]) if left < n < right}
-                bounds[i] = min(sorted(near), key=slower)
-        return bounds
+        """Boundaries moved until no common limit of the stages' times can be lower."""
+        times = [self.times[gpus] for gpus in split.gpus]
+        stages = SplitTimes(times, places)
+        return lowered(stages, alternated(stages, list(split.bounds)))
 
 
 class SplitProgram:

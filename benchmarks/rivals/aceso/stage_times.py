@@ -81,26 +81,29 @@ class StageTimes:
         none fits.
         """
         best = np.full((len(self.in_flight), *spans.starts.shape), np.inf)
-        for table in self.choices:
-            np.minimum(best, self._relaxed(table, spans), out=best)
+        for table in sorted(self.choices, key=lambda table: table.busy_us[-1]):
+            self._relax(table, spans, best)
         best[:, ~spans.valid] = np.inf
         return best
 
-    def _relaxed(self, table: OperatorTables, spans: Windows) -> Reals:
+    def _relax(self, table: OperatorTables, spans: Windows, best: Reals) -> None:
+        """Lowers the best microseconds where these degrees are faster."""
         first, last = spans.starts, spans.ends[:, None]
         in_flight = self.in_flight[:, None, None]
         missing = self._fixed_mb(table, spans)[None] - self.limit_mb
         input_mb = table.operators.input_mb[first]
         stored = input_mb + table.stored_mb[last] - table.stored_mb[first]
         missing = missing + in_flight * stored
-        missing[:, ~spans.valid] = 0.0
+        busy = table.busy_us[last] - table.busy_us[first]
+        busy = busy + table.inside_us[first] + table.sent_inside_us[last - 1]
+        faster = (busy < best) & spans.valid
+        missing[~faster] = 0.0
         extra = np.where(missing <= 0, 0.0, np.inf)
         if (missing > 0).any():
             for patterns in table.patterns:
                 coarse = thinned(patterns, RELAXED_PATTERNS)
                 np.minimum(extra, _recomputed(coarse, spans, missing, in_flight), out=extra)
-        busy = table.busy_us[last] - table.busy_us[first]
-        return busy + table.inside_us[first] + table.sent_inside_us[last - 1] + extra
+        np.minimum(best, busy + extra, out=best, where=faster)
 
     def extra_received(self, positions: NDArray[np.intp]) -> Reals:
         """More microseconds by first operator where messages come from another machine."""
@@ -137,11 +140,21 @@ class StageTimes:
 
     def estimate(self, first: int, last: int, place: Place) -> float:
         """Microseconds of these operators, with recomputation between neighbouring patterns."""
-        return min((self._estimate(t, first, last, place) for t in self.choices), default=np.inf)
+        best = np.inf
+        for table in self.choices:
+            busy = self._busy_us(table, first, last, place)
+            if busy < best:
+                best = min(best, self._estimate(table, first, last, place, busy))
+        return best
 
-    def _estimate(self, table: OperatorTables, first: int, last: int, place: Place) -> float:
+    def _busy_us(self, table: OperatorTables, first: int, last: int, place: Place) -> float:
+        """Microseconds where nothing is recomputed."""
         busy = float(table.busy_us[last] - table.busy_us[first])
-        busy += self._messages(table, first, last, place)
+        return busy + self._messages(table, first, last, place)
+
+    def _estimate(
+        self, table: OperatorTables, first: int, last: int, place: Place, busy: float
+    ) -> float:
         missing = self._missing_mb(table, first, last, place)
         if missing <= 0:
             return busy
@@ -150,19 +163,23 @@ class StageTimes:
 
     def _missing_mb(self, table: OperatorTables, first: int, last: int, place: Place) -> float:
         """MB above the limit where nothing is recomputed."""
-        nothing = np.zeros(last - first, dtype=bool)
-        return self._excess_mb(table, first, last, place, nothing)
+        stored = float(table.stored_mb[last] - table.stored_mb[first])
+        return self._lasting_mb(table, first, last, place, stored) - self.limit_mb
 
     def best(self, first: int, last: int, place: Place) -> StageChoice | None:
         """The fastest choice for these operators; None where none fits."""
-        found = [self._exact(table, first, last, place) for table in self.choices]
-        return min((c for c in found if c is not None), key=lambda c: c.micros, default=None)
+        best: StageChoice | None = None
+        busy = [self._busy_us(table, first, last, place) for table in self.choices]
+        for micros, table in sorted(zip(busy, self.choices, strict=True), key=lambda b: b[0]):
+            if best is None or micros < best.micros:
+                choice = self._exact(table, first, last, place, micros)
+                if choice is not None and (best is None or choice.micros < best.micros):
+                    best = choice
+        return best
 
     def _exact(
-        self, table: OperatorTables, first: int, last: int, place: Place
+        self, table: OperatorTables, first: int, last: int, place: Place, busy: float
     ) -> StageChoice | None:
-        busy = float(table.busy_us[last] - table.busy_us[first])
-        busy += self._messages(table, first, last, place)
         best: tuple[float, Flags] | None = None
         for flags in self._fitting(table, first, last, place):
             again = float(table.operators.forward_us[first:last][flags].sum())
@@ -223,6 +240,17 @@ class StageTimes:
         self, table: OperatorTables, first: int, last: int, place: Place, flags: Flags
     ) -> float:
         """MB above the limit, with these operators recomputed."""
+        values, closes = table.values_mb[first:last], table.closes[first:last]
+        both = flags & np.append(flags[1:], False)
+        stored = float(table.stored_mb[last] - table.stored_mb[first])
+        stored -= float(values[both & ~closes].sum())
+        lasting = self._lasting_mb(table, first, last, place, stored)
+        return lasting + _longest_run(values, both, closes) - self.limit_mb
+
+    def _lasting_mb(
+        self, table: OperatorTables, first: int, last: int, place: Place, stored: float
+    ) -> float:
+        """MB of states, of what kernels reserve, and of what later stages wait for."""
         operators, inner = table.operators, slice(first, last - 1)
         weights = float(table.weights_mb[last] - table.weights_mb[first])
         reserved = 0.0
@@ -231,13 +259,8 @@ class StageTimes:
                 operators.reserved_forward_mb[inner].max()
                 + operators.reserved_backward_mb[inner].max()
             )
-        values, closes = table.values_mb[first:last], table.closes[first:last]
-        both = flags & np.append(flags[1:], False)
-        saved = float(values[both & ~closes].sum())
-        stored = float(operators.input_mb[first] + table.stored_mb[last] - table.stored_mb[first])
         fixed = weights * self.family.state_copies + max(reserved, weights)
-        lasting = (stored - saved) * (place.after + 1)
-        return fixed + lasting + _longest_run(values, both, closes) - self.limit_mb
+        return fixed + (float(operators.input_mb[first]) + stored) * (place.after + 1)
 
 
 class Mix(msgspec.Struct, frozen=True):
@@ -250,19 +273,25 @@ class Mix(msgspec.Struct, frozen=True):
 def _mix(
     patterns: Sequence[Pattern], first: int, last: int, missing: float, place: Place
 ) -> Mix | None:
-    """The first pattern that saves so much in a stage."""
-    saved_before = time_before = 0.0
+    """The first pattern that saves so much in a stage; one without marks saves nothing."""
     for number, pattern in enumerate(patterns):
-        time = float(pattern.again_us[last] - pattern.again_us[first])
-        stored = float(pattern.saved_mb[last] - pattern.saved_mb[first])
-        saved = stored * (place.after + 1) - float(
-            pattern.run_mb[first : last - 1].max(initial=0.0)
-        )
+        stored = float(pattern.saved_mb[last] - pattern.saved_mb[first]) * (place.after + 1)
+        if stored < missing:  # runs only take away
+            continue
+        saved = stored - _run_mb(pattern, first, last)
         if saved >= missing:
-            share = (missing - saved_before) / max(saved - saved_before, 1e-9)
-            return Mix(number, time_before + share * (time - time_before))
-        saved_before, time_before = max(saved, saved_before), time
+            cheaper = patterns[number - 1]
+            less = float(cheaper.saved_mb[last] - cheaper.saved_mb[first]) * (place.after + 1)
+            less = max(0.0, less - _run_mb(cheaper, first, last))
+            share = (missing - less) / max(saved - less, 1e-9)
+            least, most = (float(p.again_us[last] - p.again_us[first]) for p in (cheaper, pattern))
+            return Mix(number, least + share * (most - least))
     return None
+
+
+def _run_mb(pattern: Pattern, first: int, last: int) -> float:
+    """The most that a run of recomputed operators holds."""
+    return float(pattern.run_mb[first : last - 1].max(initial=0.0))
 
 
 def _recomputed(
