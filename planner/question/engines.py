@@ -64,8 +64,9 @@ class Engine(msgspec.Struct, frozen=True):
         return next(broken, None)
 
     def allows_action(self, action: MemoryAction) -> bool:
-        """Whether layers may save their activations so."""
-        return action_kind(action) in self.actions
+        """Whether layers may save their activations so; a part of them needs `save` as well."""
+        partial = action.on_host and action.partial
+        return action_kind(action) in self.actions and ("save" in self.actions or not partial)
 
     def check(self, strategy: Strategy) -> None:
         """Raise UsageError for a strategy that the engine cannot run."""

@@ -13,6 +13,7 @@ Names, optimizer and loop stay the user's; every rank feeds its own samples, of 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -21,8 +22,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor.parallel import parallelize_module
+from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.utils.checkpoint import checkpoint
 
 from ...ir.errors import UsageError
@@ -31,11 +32,12 @@ from ...ir.plan.memory_action import KEEP, MemoryAction
 from ...ir.plan.plan import Plan
 from ...ir.plan.strategy import ROLES, Strategy
 from .local_widths import fit_widths
-from .same_outputs import calls_of, fingerprints, first_difference
+from .same_outputs import calls_of, evaluating, fingerprints, first_difference
 from .sequence_styles import TOKENS, sequence_styles
 from .shared_gradients import SharedParameters
 from .stages import SCHEDULES, LossFn, PipelinedModule, chunk_places, schedule_stages, split
-from .styles import AXIS, parallel_styles
+from .styles import AXIS, parallel_styles, tie_again
+from .vocabulary_loss import VocabularyLoss, computes, loss_of, vocabulary_head
 
 PIPELINE, REPLICATE, SHARD = "pipeline", "replicate", "shard"
 Batch = Mapping[str, Tensor] | tuple[Tensor, ...]
@@ -111,15 +113,22 @@ def apply_plan(
 
 
 def _split_operators(module: nn.Module, plan: Plan, sample: TracedBatch, mesh: DeviceMesh) -> None:
-    """Split layers over the tensor axis; raises UsageError where one then computes something else."""
+    """Split layers over the tensor axis, and a loss over the vocabulary where the plan does; raises
+    UsageError where a layer then computes something else."""
     paths = [path for path, _ in layer_actions(module, plan)]
     before = fingerprints(module, paths, sample.batch)
+    expected = _own_loss(module, sample)
     styles = parallel_styles(module, plan, sample.model)
     every = styles
     if check_appliable(plan).sequence_parallel:
         split = [path for path in paths if any(p.startswith(f"{path}.") for p in styles)]
         every = sequence_styles(module, split, styles, calls_of(module, sample.batch))
+    head = vocabulary_head(plan, sample.model, styles) if expected is not None else None
+    if head is not None:
+        every = every | {head: ColwiseParallel(output_layouts=Shard(-1), use_local_output=False)}
     parallelize_module(module, mesh[AXIS], every)
+    tie_again(module, sample.model)
+    loss = VocabularyLoss(module, module.get_submodule(head)) if head is not None else None
     dtype = next(p.dtype for p in module.parameters() if p.is_floating_point())
 
     def whole(share: Tensor) -> Tensor:
@@ -135,6 +144,30 @@ def _split_operators(module: nn.Module, plan: Plan, sample: TracedBatch, mesh: D
             f"{different} computes something else on a shard of its width: its code counts on whole "
             "widths that are no attributes of it, and PyTorch's engine cannot split it; plan with "
             "--roles dp,zero1,zero2,zero3,pp, or run the plan as a generated program"
+        )
+    if loss is not None and expected is not None:
+        _check_loss(loss, module, sample, expected)
+
+
+def _own_loss(module: nn.Module, sample: TracedBatch) -> Tensor | None:
+    """The loss that the module itself computes of the batch; None where the user's function does."""
+    if sample.loss_fn is not None or any(p.is_meta for p in module.parameters()):
+        return None
+    with torch.no_grad(), evaluating(module):
+        return loss_of(module, sample.batch)
+
+
+def _check_loss(
+    loss: VocabularyLoss, module: nn.Module, sample: TracedBatch, expected: Tensor
+) -> None:
+    """Gather logits where the module's code cannot take split ones, and say so."""
+    with evaluating(module):
+        loss.split = computes(loss, module, sample.batch, expected)
+    if not loss.split:
+        warnings.warn(
+            "the module's loss takes no split logits (loss_parallel knows cross_entropy alone): they "
+            "are gathered, and take the memory of the whole vocabulary",
+            stacklevel=2,
         )
 
 

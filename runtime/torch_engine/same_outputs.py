@@ -57,7 +57,7 @@ def fingerprints(
         for path in layers
     ]
     try:
-        with torch.no_grad(), _evaluating(module), suppress(*[RuntimeError] if before else []):
+        with torch.no_grad(), evaluating(module), suppress(*[RuntimeError] if before else []):
             module(**batch) if isinstance(batch, Mapping) else module(*batch)
     finally:
         for hook in hooks:
@@ -78,7 +78,7 @@ def calls_of(module: nn.Module, batch: Any) -> dict[str, ModuleCall]:
         for path, child in module.named_modules()
     ]
     try:
-        with torch.no_grad(), _evaluating(module):
+        with torch.no_grad(), evaluating(module):
             module(**batch) if isinstance(batch, Mapping) else module(*batch)
     finally:
         for hook in hooks:
@@ -99,7 +99,7 @@ def fingerprint(tensor: Tensor) -> Fingerprint:
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
     """Without dropout; every module's mode is as before afterwards."""
     modes = {child: child.training for child in module.modules()}
     module.eval()

@@ -45,7 +45,17 @@ def parameter_shards(plan: Plan, model: Model) -> dict[str, int]:
                 placement = layout[place]
                 if isinstance(placement, tuple):
                     shards[name] = _whole_dimension(name, placement)
-    return shards
+    tied = [(p.name, alias) for p in model.parameters for alias in p.aliases]
+    return shards | {alias: shards[name] for name, alias in tied if name in shards}
+
+
+def tie_again(module: nn.Module, model: Model) -> None:
+    """Give every name of a tied parameter the same tensor, which styles have replaced one by one."""
+    for parameter in model.parameters:
+        for alias in parameter.aliases if parameter.kind == "parameter" else ():
+            path, _, name = alias.rpartition(".")
+            shared = module.get_parameter(parameter.name)
+            module.get_submodule(path).register_parameter(name, shared)
 
 
 def _whole_dimension(name: str, shard: tuple[int, int]) -> int:
@@ -70,8 +80,6 @@ def parallel_styles(module: nn.Module, plan: Plan, model: Model) -> dict[str, Pa
     }
     said = {f"{path}.{name}" for path in split for name in ("weight", "bias")}
     strange = [name for name in shards if name not in said]
-    aliases = {alias for p in model.parameters if p.name in said for alias in p.aliases}
-    strange = [name for name in strange if name not in aliases]
     if strange:
         raise UsageError(
             f"{strange[0]} is split over {AXIS}, which no ParallelStyle says; plan with "

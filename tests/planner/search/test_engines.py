@@ -131,3 +131,10 @@ def test_engines_have_their_own_speed(space):
     assert pinned["torch"].pricer.function_prices.execution == replace(
         engine_execution("torch"), even_layers=False
     )
+
+
+def test_a_part_offloaded_is_for_engines_that_save_a_part():
+    partial = MemoryAction.parse("offload 50%")
+    assert ENGINES["plait"].allows_action(partial)
+    assert ENGINES["torch"].allows_action(MemoryAction.parse("offload"))
+    assert not ENGINES["torch"].allows_action(partial)

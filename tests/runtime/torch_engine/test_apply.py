@@ -18,6 +18,7 @@ from plait.planner.question.pins import Pin, pin_all
 from plait.runtime.torch_engine.apply import check_appliable, layer_actions
 from plait.runtime.torch_engine.stage_values import chunk_values
 from plait.runtime.torch_engine.styles import parallel_styles
+from plait.runtime.torch_engine.vocabulary_loss import vocabulary_head
 from plait.tests.ranks import launch
 
 FACTORY = """
@@ -186,3 +187,40 @@ def test_a_weight_that_no_style_splits_is_named(source):
 
     with pytest.raises(UsageError, match=r"layers\.0\.up\.weight|is split over tp"):
         parallel_styles(Other(), answer, model)
+
+
+@pytest.mark.long
+@pytest.mark.ranks
+def test_a_vocabulary_split_over_tensor_ranks_splits_the_loss(tmp_path):
+    (tmp_path / "tied.py").write_text(TIED)
+    source = f"{tmp_path}/tied.py:make"
+    made, model = planned(source, *pin_all("tp=2"))
+    styles = parallel_styles(load_source(source).model, made, model)
+    assert vocabulary_head(made, model, styles) == "head"
+    made.save(tmp_path / "plan.json")
+    printed = launch(2, [WORKER, source, str(tmp_path / "plan.json")], timeout_seconds=60)
+    assert float(printed[0].split()[1]) < 1e-9
+
+
+TIED = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(65536, 32)
+        self.layers = nn.ModuleList([nn.Linear(32, 32) for _ in range(2)])
+        self.head = nn.Linear(32, 65536, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens, labels):
+        x = self.embed(tokens)
+        for layer in self.layers:
+            x = x + torch.tanh(layer(x))
+        return F.cross_entropy(self.head(x).flatten(0, 1), labels.flatten())
+
+def make():
+    return Net(), {name: torch.randint(0, 65536, (8, 16)) for name in ("tokens", "labels")}
+"""
