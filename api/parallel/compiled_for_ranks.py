@@ -108,7 +108,7 @@ class VariantPrograms:
         """The plan of a batch: the one that was given for it, else this plan's strategies, else the
         best."""
         for other in self.others if mode == "train" else ():
-            if other.model_digest == in_precision(model, other.precision).fingerprint():
+            if other.is_for(in_precision(model, other.precision)):
                 return self.as_first(other)
         if self.others and mode == "train":
             warnings.warn("none of the other plans is for a batch of this shape", stacklevel=2)

@@ -214,6 +214,11 @@ class Model(msgspec.Struct, frozen=True):
                 known.update(call.results)
         return frozenset(batch_only)
 
+    @property
+    def tokens(self) -> int:
+        """Elements of the largest input of a batch; samples where no input is of the batch."""
+        return max((i.type.elements for i in self.inputs if i.batched), default=self.batch)
+
     def fingerprint(self) -> str:
         """Identity of the model apart from batch and precision: parameters, operators, calls."""
         names = [(p.name, p.type.shape, p.aliases) for p in self.parameters]

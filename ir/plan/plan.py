@@ -11,6 +11,7 @@ from ..devices.cluster import Cluster
 from ..devices.mixed import memory_limit, sub_cluster
 from ..files.json_files import digest
 from ..model.mesh import Mesh
+from ..model.model import Model
 from ..ranges import (
     Amount,
     Bytes,
@@ -230,6 +231,12 @@ class Plan(msgspec.Struct, frozen=True):
     engine: str = "plait"
     gradient_precision: str = ""
     groups: tuple[DeviceGroup, ...] = ()
+
+    def is_for(self, model: Model) -> bool:
+        """Whether a model is the plan's, with as many samples and tokens in its batch."""
+        tokens = round(self.prediction.tokens_per_second * self.prediction.step_seconds)
+        same = self.global_batch == model.batch and tokens == model.tokens
+        return same and self.model_digest == model.fingerprint()
 
     @property
     def digest(self) -> str:

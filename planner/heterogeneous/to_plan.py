@@ -74,7 +74,6 @@ def predicted(prices: GroupPrices, plan: Plan) -> Plan:
     """The plan with its simulated step."""
     simulated, model = groups_step(plan), prices.model
     step = simulated.step_seconds
-    tokens = max((i.type.elements for i in model.inputs if i.batched), default=model.batch)
     flops = prices.model_flops()
     peak = sum(
         plan.cluster_of(n).device.peak(prices.dtype) * group.devices
@@ -82,7 +81,7 @@ def predicted(prices: GroupPrices, plan: Plan) -> Plan:
     )
     bubble = simulated.timeline.bubble
     prediction = Prediction(
-        step, tokens / step, model.batch / step, flops / step / peak, bubble, flops
+        step, model.tokens / step, model.batch / step, flops / step / peak, bubble, flops
     )
     return replace(plan, prediction=prediction)
 

@@ -153,10 +153,9 @@ def _layers(
 
 def _prediction(pricer: CandidatePricer, best: Candidate) -> Prediction:
     model, flops = pricer.model, _flops(pricer)
-    tokens = max((i.type.elements for i in model.inputs if i.batched), default=model.batch)
     step = best.step_seconds
     mfu = flops / step / _peak_flops(pricer)
-    return Prediction(step, tokens / step, model.batch / step, mfu, best.bubble, flops)
+    return Prediction(step, model.tokens / step, model.batch / step, mfu, best.bubble, flops)
 
 
 def _peak_flops(pricer: CandidatePricer) -> float:

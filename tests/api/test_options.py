@@ -23,7 +23,7 @@ COMMAND_ONLY = {
 FUNCTION_ONLY = {"model", "batch", "cluster", "loss_fn", "optimizer_args", "param_groups"}
 RUN_TIME = {
     *("optimizer", "nonfinite", "plan", "seed", "inputs", "weights"),
-    *("timeout_seconds", "dump_folder", "check_every", "compile"),
+    *("timeout_seconds", "dump_folder", "check_every", "compile", "other_plans"),
 }
 
 

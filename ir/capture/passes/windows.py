@@ -18,6 +18,8 @@ def windows(node: fx.Node, args: tuple[Argument, ...]) -> Call:
     source: Any = node.args[0]
     x: Tensor = source.meta["val"]
     shape, strides, *first = (node.args[1], node.args[2], *node.args[3:])
+    if len(cast(list[int], shape)) < 2:
+        return STRIDED, args
     *outer, count, width = cast(list[int], shape)
     *outer_steps, step, inner = cast(list[int], strides)
     plain = x.is_contiguous() and x.storage_offset() == 0 and first in ([], [0], [None])

@@ -63,11 +63,14 @@ class BorrowedStore(ParameterStore):
         return replace(self.lender.parameters[name], spec=spec, gradient=None)
 
     def refresh(self, version: Version) -> None:
-        """Copy the lender's values, unless they are of the `version` that is here already."""
-        if version != self.version and self.copied:
-            here = _values(self, self.copied)
-            lent = (_exact_values if self._lends_exact else _values)(self.lender, self.copied)
-            self._arriving.run(self.groups.everyone, lent, here)
+        """Copy the lender's values, unless they are of the `version` (steps, then batches) that is here:
+        between two steps only what no optimizer moves."""
+        stepped = self.version is None or version[0] != self.version[0]
+        arriving = self._arriving_all if stepped else self._arriving_untrained
+        if version != self.version and arriving is not None:
+            names = list(arriving.dtypes)
+            lent = (_exact_values if self._lends_exact else _values)(self.lender, names)
+            arriving.run(self.groups.everyone, lent, _values(self, names))
         self.version = version
 
     @property
@@ -78,11 +81,19 @@ class BorrowedStore(ParameterStore):
         return compresses or lender.compressed_optimizer is not None
 
     @cached_property
-    def _arriving(self) -> Redistribution:
+    def _arriving_all(self) -> Redistribution | None:
+        return self._arriving(self.copied)
+
+    @cached_property
+    def _arriving_untrained(self) -> Redistribution | None:
+        return self._arriving([n for n in self.copied if not self.specs[n].trainable])
+
+    def _arriving(self, names: Sequence[str]) -> Redistribution | None:
         """The lender's values on their way here."""
         levels = ShardLevels(STEPPED if self._lends_exact else VALUES, VALUES)
-        dtypes = {n: getattr(torch, self.specs[n].type.dtype) for n in self.copied}
-        return Redistribution(self.lender.table, self.table, dtypes, levels)
+        dtypes = {n: getattr(torch, self.specs[n].type.dtype) for n in names}
+        table = self.lender.table
+        return Redistribution(table, self.table, dtypes, levels) if names else None
 
     def return_gradients(self) -> None:
         """Add the gradients of copies to the lender's."""

@@ -64,6 +64,7 @@ def store_of(rank: int, sizes: dict[str, int], module: torch.nn.Module) -> Param
         state_tensors=(parameter_spec,),
         micro_batches=1,
         compression=(),
+        calls=(),
         in_flight_bytes=0,
         stepped_dtype=lambda spec: spec.type.dtype,
         summed_dtype=lambda spec: spec.type.dtype,

@@ -1,6 +1,7 @@
 """Run on 4 ranks: short and long batches of one step under plans of their own, against eager."""
 
 import sys
+import warnings
 from pathlib import Path
 
 import torch
@@ -93,6 +94,13 @@ def trained(folder: Path, pair: tuple[str, str]) -> None:
     for name, tensor in program.state_dict().items():
         torch.testing.assert_close(tensor, eager.state_dict()[name], rtol=1e-7, atol=1e-9)
     returns_the_same_bits(program)
+    batch = data(99, LONG // 2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        loss = program.forward_backward(batch)
+    assert abs(loss - eager(**batch)) < 1e-9, pair
+    said = ["none of the other plans" in str(w.message) for w in caught]
+    assert any(said) == (torch.distributed.get_rank() == 0), caught
 
 
 def returns_the_same_bits(program: plait.Program) -> None:
