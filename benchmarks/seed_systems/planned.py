@@ -146,7 +146,7 @@ def two_lengths_gain(_: Path | None) -> float | None:
     """Times that a step of short and long sequences is faster under two plans, weights and gradients
     moving over the slowest link in between, than under the best one that both can run."""
     cluster = load_cluster("16xh100")
-    config = transformers.AutoConfig.from_pretrained(LLAMA_8B)
+    config = transformers.LlamaConfig.from_pretrained(LLAMA_8B)
     models = [
         in_precision(
             _traced(lambda: transformers.LlamaForCausalLM(config), *shape, "llama-8b"), "bf16"
