@@ -11,6 +11,7 @@ summed: SequenceParallel. What no style says is refused by the parameter's name.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from torch import nn
 from torch.distributed.tensor import Replicate, Shard
@@ -23,22 +24,34 @@ from torch.distributed.tensor.parallel import (
 
 from ...ir.errors import UsageError
 from ...ir.model.model import Function, Model
-from ...ir.plan.plan import Plan
-from ...ir.plan.sharding import OpSplit
+from ...ir.plan.plan import Layers, Plan
+from ...ir.plan.sharding import OpSplit, Sharding
 
 AXIS = "tp"
 COLUMNS, ROWS = 0, 1  # the dimension of a linear layer's weight that is split
 
 
-def parameter_shards(plan: Plan, model: Model) -> dict[str, int]:
-    """The dimension that the tensor axis shards, of every parameter that it shards."""
-    shards: dict[str, int] = {}
+class SplitLayers(NamedTuple):
+    """Layers on a mesh with a tensor axis, and that axis's number."""
+
+    layers: Layers
+    sharding: Sharding
+    axis: int
+
+
+def split_layers(plan: Plan) -> Iterator[SplitLayers]:
+    """The layers that have a tensor axis."""
     for layers in plan.layers:
         sharding = plan.shardings[layers.sharding]
         names = [axis.name for axis in sharding.mesh.axes]
-        if AXIS not in names:
-            continue
-        place = names.index(AXIS)
+        if AXIS in names:
+            yield SplitLayers(layers, sharding, names.index(AXIS))
+
+
+def parameter_shards(plan: Plan, model: Model) -> dict[str, int]:
+    """The dimension that the tensor axis shards, of every parameter that it shards."""
+    shards: dict[str, int] = {}
+    for layers, sharding, place in split_layers(plan):
         for call in model.calls[layers.first : layers.last]:
             layouts = sharding.boundary.inputs
             for name, layout in zip(call.parameters, layouts, strict=False):
@@ -93,12 +106,7 @@ def used_on_shards(plan: Plan, model: Model) -> set[str]:
     """Parameters that operators read which the tensor axis splits: whole ones have partial gradients."""
     functions = {function.name: function for function in model.functions}
     names: set[str] = set()
-    for layers in plan.layers:
-        sharding = plan.shardings[layers.sharding]
-        axes = [axis.name for axis in sharding.mesh.axes]
-        if AXIS not in axes:
-            continue
-        place = axes.index(AXIS)
+    for layers, sharding, place in split_layers(plan):
         splits = [op_splits[place] for op_splits in sharding.op_splits]
         read = _read_by_split_operators(functions[sharding.function], splits)
         for call in model.calls[layers.first : layers.last]:

@@ -20,7 +20,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, lo
 
 from ...ir.model.model import Model
 from ...ir.plan.plan import Plan
-from .styles import AXIS
+from .styles import split_layers
 
 LOSS, CLASSES = "plait.cross_entropy.default", "v"
 
@@ -28,12 +28,7 @@ LOSS, CLASSES = "plait.cross_entropy.default", "v"
 def vocabulary_head(plan: Plan, model: Model, styles: Mapping[str, ParallelStyle]) -> str | None:
     """The module whose columns are the classes of a loss that the plan splits; None without one."""
     functions = {function.name: function for function in model.functions}
-    for layers in plan.layers:
-        sharding = plan.shardings[layers.sharding]
-        axes = [axis.name for axis in sharding.mesh.axes]
-        if AXIS not in axes:
-            continue
-        place = axes.index(AXIS)
+    for layers, sharding, place in split_layers(plan):
         ops = zip(functions[sharding.function].forward_ops, sharding.op_splits, strict=False)
         splits = [splits[place] for op, splits in ops if op.target == LOSS]
         if any(factor.loop == CLASSES for split in splits for factor in split.factors):
