@@ -10,11 +10,12 @@ from .pattern import DimNames, aligned, dim_names, integer, joint, pattern, pres
 NONE, MEAN, SUM = 0, 1, 2
 ROW_BYTES = 48  # labels and masks that a loss makes of a row
 
+CROSS_ENTROPY = "plait.cross_entropy.default"
+CLASS_LOOP = "v"
+CLASSES = ((CLASS_LOOP,),)
 
-CLASSES = (("v",),)
 
-
-@declare("plait.cross_entropy.default", shard_aware=True)
+@declare(CROSS_ENTROPY, shard_aware=True)
 def cross_entropy(site: Site) -> Loops:
     """logits, labels, ignored label, classes -> losses, logsumexp
 

@@ -19,10 +19,9 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, loss_parallel
 
 from ...ir.model.model import Model
+from ...ir.ops.loss import CLASS_LOOP, CROSS_ENTROPY
 from ...ir.plan.plan import Plan
 from .styles import split_layers
-
-LOSS, CLASSES = "plait.cross_entropy.default", "v"
 
 
 def vocabulary_head(plan: Plan, model: Model, styles: Mapping[str, ParallelStyle]) -> str | None:
@@ -30,8 +29,8 @@ def vocabulary_head(plan: Plan, model: Model, styles: Mapping[str, ParallelStyle
     functions = {function.name: function for function in model.functions}
     for layers, sharding, place in split_layers(plan):
         ops = zip(functions[sharding.function].forward_ops, sharding.op_splits, strict=False)
-        splits = [splits[place] for op, splits in ops if op.target == LOSS]
-        if any(factor.loop == CLASSES for split in splits for factor in split.factors):
+        splits = [splits[place] for op, splits in ops if op.target == CROSS_ENTROPY]
+        if any(factor.loop == CLASS_LOOP for split in splits for factor in split.factors):
             names = {n for c in model.calls[layers.first : layers.last] for n in c.parameters}
             names |= {a for p in model.parameters if p.name in names for a in p.aliases}
             columns = [p for p, style in styles.items() if isinstance(style, ColwiseParallel)]
