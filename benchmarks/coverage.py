@@ -19,6 +19,7 @@ import importlib.util
 import inspect
 import json
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -318,9 +319,8 @@ def document(rows: Sequence[Row]) -> str:
 
 def first_line(text: str) -> str:
     """A message without the paths of one machine."""
-    shown = " ".join(text.split())
-    outcomes = [w.rpartition("/")[2] if w.startswith("/") else w for w in shown.split(" ")]
-    return " ".join(outcomes)[:300].replace("|", "/")
+    shown = re.sub(r"(?<![\w.])/\S*/", "", " ".join(text.split()))
+    return shown[:300].replace("|", "/")
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from plait.benchmarks.coverage import table
+from plait.benchmarks.coverage import first_line, table
 
 MOST_CPU_SECONDS, MOST_RSS_BYTES = 20.0, 1 << 30
 COLUMNS = (
@@ -106,7 +106,7 @@ def measure(question: Question, file: Path) -> Row:
     if "mfu" in found:
         row.plan, row.mfu, row.peak_bytes = layout(found), found["mfu"], peak(found)
     else:
-        row.failure = complaint[0][:300] if complaint else "no answer"
+        row.failure = first_line(complaint[0]) if complaint else "no answer"
     return row
 
 
