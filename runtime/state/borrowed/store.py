@@ -8,9 +8,8 @@ back to the lender; every rank receives what it lacks and no more (`redistributi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from functools import cached_property
 
 import torch
 
@@ -49,6 +48,7 @@ class BorrowedStore(ParameterStore):
             if spec.kind != "constant" and not same_shards(lender, name, table, spec)
         ]
         self.version: Version | None = None
+        self.moves: dict[Hashable, Redistribution] = {}
         empty = InitialValues(torch.nn.Module())
         super().__init__(table, groups, comms, empty, lender.device, transports)
 
@@ -65,11 +65,12 @@ class BorrowedStore(ParameterStore):
     def refresh(self, version: Version) -> None:
         """Copy the lender's values, unless they are of the `version` (steps, then batches) that is here:
         between two steps only what no optimizer moves."""
-        stepped = self.version is None or version[0] != self.version[0]
-        arriving = self._arriving_all if stepped else self._arriving_untrained
-        if version != self.version and arriving is not None:
-            names = list(arriving.dtypes)
-            lent = (_exact_values if self._lends_exact else _values)(self.lender, names)
+        if version != self.version:
+            stepped = self.version is None or version[0] != self.version[0]
+            names = tuple(n for n in self.copied if stepped or not self.specs[n].trainable)
+            exact = self._lends_exact
+            lent = (_exact_values if exact else _values)(self.lender, names)
+            arriving = self._moves(names, self.lender, self, STEPPED if exact else VALUES, VALUES)
             arriving.run(self.groups.everyone, lent, _values(self, names))
         self.version = version
 
@@ -80,40 +81,36 @@ class BorrowedStore(ParameterStore):
         compresses = any(map(lender.transports.compresses_weights, meshes))
         return compresses or lender.compressed_optimizer is not None
 
-    @cached_property
-    def _arriving_all(self) -> Redistribution | None:
-        return self._arriving(self.copied)
-
-    @cached_property
-    def _arriving_untrained(self) -> Redistribution | None:
-        return self._arriving([n for n in self.copied if not self.specs[n].trainable])
-
-    def _arriving(self, names: Sequence[str]) -> Redistribution | None:
-        """The lender's values on their way here."""
-        levels = ShardLevels(STEPPED if self._lends_exact else VALUES, VALUES)
-        dtypes = {n: getattr(torch, self.specs[n].type.dtype) for n in names}
-        table = self.lender.table
-        return Redistribution(table, self.table, dtypes, levels) if names else None
+    def _moves(
+        self, names: tuple[str, ...], source: ParameterStore, target: ParameterStore, *levels: int
+    ) -> Redistribution:
+        """Who sends what, worked out once for some tensors; `levels` of the source and of the target."""
+        key = (names, source is self, levels)
+        if key not in self.moves:
+            types = (
+                target.table.stepped_dtype(spec) if levels[1] == STEPPED else spec.type.dtype
+                for spec in map(self.specs.__getitem__, names)
+            )
+            dtypes = {n: getattr(torch, t) for n, t in zip(names, types, strict=True)}
+            self.moves[key] = Redistribution(
+                source.table, target.table, dtypes, ShardLevels(*levels)
+            )
+        return self.moves[key]
 
     def return_gradients(self) -> None:
         """Add the gradients of copies to the lender's."""
         trained = [n for n in self.copied if self.specs[n].trainable]
         trained = unsharded.with_gradients(self, self.groups, trained)
-        if not trained:
-            return
-        dtypes = {n: self._stepped_dtype(n) for n in trained}
-        returning = Redistribution(
-            self.table, self.lender.table, dtypes, ShardLevels(STEPPED, STEPPED)
-        )
         arrived = {
             name: torch.zeros_like(parameter.leaf)
             for name, parameter in self.lender.parameters.items()
-            if name in dtypes and parameter.leaf is not None
+            if name in trained and parameter.leaf is not None
         }
         target = {
             name: shard_of(self.lender, self.lender.parameters[name], gradient, STEPPED)
             for name, gradient in arrived.items()
         }
+        returning = self._moves(tuple(trained), self, self.lender, STEPPED, STEPPED)
         returning.run(self.groups.everyone, _gradients(self, trained), target)
         for name, gradient in arrived.items():
             leaf = self.lender.parameters[name].leaf
@@ -125,18 +122,11 @@ class BorrowedStore(ParameterStore):
                 assert own is not None
                 own.grad = None
 
-    def _stepped_dtype(self, name: str) -> torch.dtype:
-        dtype: torch.dtype = getattr(torch, self.table.stepped_dtype(self.specs[name]))
-        return dtype
-
     def return_buffers(self, updated: Sequence[str]) -> None:
         """Give the lender the buffers that a step has `updated`."""
-        names = [name for name in self.copied if name in updated]
-        if names:
-            dtypes = {n: getattr(torch, self.specs[n].type.dtype) for n in names}
-            levels = ShardLevels(VALUES, VALUES)
-            values = Redistribution(self.table, self.lender.table, dtypes, levels)
-            values.run(self.groups.everyone, _values(self, names), _values(self.lender, names))
+        names = tuple(name for name in self.copied if name in updated)
+        returning = self._moves(names, self, self.lender, VALUES, VALUES)
+        returning.run(self.groups.everyone, _values(self, names), _values(self.lender, names))
 
 
 def _values(store: ParameterStore, names: Sequence[str]) -> dict[str, LocalTensor]:
