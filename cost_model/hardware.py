@@ -53,8 +53,10 @@ class PresetLink(LinkTable, frozen=True, kw_only=True):
 
 
 class PresetFile(TomlTable, frozen=True, kw_only=True):
-    """A shipped device, with its links: `scale_up` inside a node, `network` between nodes."""
+    """A shipped device, with its links: `scale_up` inside a node, `network` between nodes. `names`:
+    what others call it besides the file's name, words in any order."""
 
+    names: tuple[str, ...] = ()
     device: DeviceTable
     links: dict[Literal["scale_up", "network"], PresetLink]
 
@@ -91,15 +93,24 @@ def cloud_shapes() -> dict[str, CloudShape]:
 def presets() -> dict[str, Preset]:
     """Devices and their links by preset name."""
     by_name: dict[str, Preset] = {}
-    for file in sorted(resources.files(__package__ or "").joinpath("hardware").iterdir(), key=str):
-        if file.name.endswith(".toml"):
-            tables = decode_tables(Path(str(file)), PresetFile)
-            name = file.name.removesuffix(".toml")
-            links: dict[Literal["scale_up", "network"], PresetLink] = {
-                key: replace(t, name=key, source=LINK_SOURCE) for key, t in tables.links.items()
-            }
-            by_name[name] = Preset(tables.device.device(name), links)
+    for name, tables in _preset_files().items():
+        links: dict[Literal["scale_up", "network"], PresetLink] = {
+            key: replace(t, name=key, source=LINK_SOURCE) for key, t in tables.links.items()
+        }
+        by_name[name] = Preset(tables.device.device(name), links)
     return by_name
+
+
+def preset_names() -> dict[str, tuple[str, ...]]:
+    """What others call presets, besides their own names."""
+    return {name: tables.names for name, tables in _preset_files().items()}
+
+
+@cache
+def _preset_files() -> dict[str, PresetFile]:
+    folder = resources.files(__package__ or "").joinpath("hardware")
+    files = sorted((Path(str(file)) for file in folder.iterdir()), key=str)
+    return {f.stem: decode_tables(f, PresetFile) for f in files if f.suffix == ".toml"}
 
 
 def load_cluster(spec: str) -> Cluster:
@@ -172,7 +183,8 @@ def _unknown_cluster(spec: str, name: str) -> UsageError:
     kind = name.strip().lstrip("0123456789 *x")  # 8h100, 8*h100
     count = "".join(itertools.takewhile(str.isdigit, name.strip()))
     meant = f" did you mean {count}x{kind}?" if count and kind in presets() else ""
-    near = difflib.get_close_matches(name, known, 3, 0.3)
+    longer = [k for k in known if kind and k.startswith(kind)]
+    near = longer or difflib.get_close_matches(name, known, 3, 0.3)
     return UsageError(
         f"unknown cluster {spec!r};{meant} write factors and a kind, as in 8x8xh100, 16x8xh100@400, "
         f"gb200x72, local:4 or file.toml; kinds: {', '.join(near or known)}"

@@ -31,7 +31,7 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "cost_model": [
         {".compiled", ".execution_model", ".hardware", ".quantity", ".scaled_cluster"},
-        {"communication"},
+        {"communication", ".device_names"},
         {"operators", "pipeline"},
         {"memory", "placement"},
         {"explain"},

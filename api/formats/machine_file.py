@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
+from ...cost_model.device_names import preset_of
 from ...cost_model.hardware import BYTES_PER_GIGABIT, NETWORK_SHARE, Preset, presets
 from ...ir.errors import UsageError
 from ...runtime.measurement.inventory import Inventory
@@ -23,27 +23,12 @@ def machine_file(inventory: Inventory, nodes: int | None = None) -> str:
     kinds = sorted(set(inventory.names))
     if len(kinds) > 1:
         raise UsageError(f"devices of several kinds ({', '.join(kinds)}) need a file with [[part]]")
-    preset = preset_of(inventory.names[0], inventory.memory_gb[0])
-    return "\n".join(_lines(inventory, preset, nodes or inventory.nodes or 1)) + "\n"
-
-
-def preset_of(name: str, memory_gb: float) -> str:
-    """The preset of a device by the name that its driver gives it, and by its memory in GB.
-
-    `NVIDIA A100-PCIE-40GB` is the a100 on PCIe. Raises UsageError where no preset has its chip.
-    """
-    parts = set(re.findall(r"[a-z]+\d+[a-z]*|[a-z]+", name.lower().replace("rtx ", "rtx")))
-    chips = [p for p in presets() if p.split("-")[0] in parts]
-    if not chips:
+    preset = preset_of(name := inventory.names[0], inventory.memory_gb[0])
+    if preset is None:
         raise UsageError(
             f"no preset has the chip of {name!r}; `plait calibrate -o machine.toml` measures it"
         )
-
-    def unlike(preset: str) -> tuple[bool, float]:
-        memory = presets()[preset].device.memory_bytes / 1e9
-        return ("pcie" in preset.split("-")) != ("pcie" in parts), abs(memory - memory_gb)
-
-    return min(chips, key=unlike)
+    return "\n".join(_lines(inventory, preset, nodes or inventory.nodes or 1)) + "\n"
 
 
 def _lines(inventory: Inventory, kind: str, nodes: int) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import ceil, log
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -15,11 +15,11 @@ TASKS = {"pretrain": 0, "sft": 0, "lora": 32}  # and the rank of adapters (defau
 USUAL_WIDTH = 128  # of a head, in most decoders since GPT-3
 # columns, and the keys of a transformers configuration that say them better
 CONFIG_KEYS = {
-    "layers": ("num_hidden_layers",),
-    "hidden": ("hidden_size",),
-    "heads": ("num_attention_heads",),
+    "layers": ("num_hidden_layers", "n_layer", "num_layers"),
+    "hidden": ("hidden_size", "n_embd", "d_model"),
+    "heads": ("num_attention_heads", "n_head", "num_heads"),
     "kv_heads": ("num_key_value_heads",),
-    "ffn": ("intermediate_size",),
+    "ffn": ("intermediate_size_mlp", "intermediate_size", "n_inner", "d_ff"),
     "vocab": ("vocab_size",),
     "experts": ("n_routed_experts", "num_experts", "num_local_experts"),
     "topk": ("num_experts_per_tok",),
@@ -55,10 +55,34 @@ NARROW = (
 
 
 class LayerKind(NamedTuple):
-    """What may differ from layer to layer: experts or one feed-forward, a window or all tokens."""
+    """What may differ from layer to layer: how tokens meet (attention to all or in a window, a state
+    space, or not at all), and what follows: one feed-forward, experts or nothing."""
 
-    mixture: bool
-    windowed: bool
+    mixer: Literal["attention", "window", "state", "none"] = "attention"
+    feed: Literal["dense", "experts", "none"] = "dense"
+
+
+# Of patterns, as Nemotron-H writes them; layers with two parts in capitals of their own
+LETTERS = {
+    "M": LayerKind("state", "none"),
+    "*": LayerKind("attention", "none"),
+    "-": LayerKind("none", "dense"),
+    "E": LayerKind("none", "experts"),
+    "S": LayerKind("state", "dense"),
+    "A": LayerKind("attention", "dense"),
+    "T": LayerKind("state", "experts"),
+    "B": LayerKind("attention", "experts"),
+}
+
+
+class StateSpace(msgspec.Struct, frozen=True):
+    """A state-space layer (Mamba-2, Dao and Gu 2024), or one of linear attention: `heads` of `width`
+    units, each with a state of `size` rows, whose keys `groups` of heads share."""
+
+    heads: int
+    width: int
+    size: int
+    groups: int
 
 
 class Architecture(msgspec.Struct, frozen=True):
@@ -69,7 +93,8 @@ class Architecture(msgspec.Struct, frozen=True):
     products of two thin matrices beside attention's are trained (LoRA). `tied`: the head is the
     embedding. The first `dense_layers` have no experts; all but every `window_period`-th layer attend to
     the last `window` tokens alone (0: to all). `group_share`: the part of the groups of experts that one
-    token may choose from."""
+    token may choose from. `pattern`: of a hybrid, a letter of `LETTERS` for every layer; `state`: its
+    state-space layers."""
 
     hidden: int
     heads: int
@@ -91,14 +116,18 @@ class Architecture(msgspec.Struct, frozen=True):
     window: int = 0
     window_period: int = WINDOW_PERIOD
     group_share: float = 1.0
+    pattern: str = ""
+    state: StateSpace | None = None
 
     def kinds(self, layers: int) -> list[LayerKind]:
         """The kinds of the model's layers, in their order."""
+        if self.pattern:
+            return [LETTERS[self.pattern[i % len(self.pattern)]] for i in range(layers)]
         narrow = 0 < self.window < self.tokens
         return [
             LayerKind(
-                self.experts > 0 and i >= self.dense_layers,
-                narrow and (i + 1) % self.window_period > 0,
+                "window" if narrow and (i + 1) % self.window_period > 0 else "attention",
+                "experts" if self.experts > 0 and i >= self.dense_layers else "dense",
             )
             for i in range(layers)
         ]
@@ -107,7 +136,12 @@ class Architecture(msgspec.Struct, frozen=True):
 def read_architecture(row: Row) -> Architecture:
     """The architecture of a row; raises UnmodelledError naming the column."""
     config = read_config(row)
-    row = {**row, **config_columns(config)}
+    said = config_columns(config)
+    row = {
+        **row,
+        **said,
+        "layers": row.get("layers") or said.get("layers", ""),
+    }  # a run may have fewer
     hidden = integer(row, "hidden")
     heads = integer(row, "heads", usual_heads(hidden, integer(row, "tp", 1)))
     head_size = integer(row, "head_size", hidden // heads)
@@ -117,9 +151,12 @@ def read_architecture(row: Row) -> Architecture:
     task = row.get("task", "") or "pretrain"
     if task not in TASKS:
         raise UnmodelledError(f"task {task!r} is not known: {', '.join(TASKS)}")
-    gated, ffn = flag(row, "gated_mlp", experts > 0), integer(row, "ffn", 4 * hidden)
-    expert_hidden = integer(row, "moe_ffn", ffn) if experts else 0
-    shared = integer(row, "shared_experts", 0) * expert_hidden
+    gated = flag(row, "gated_mlp", experts > 0 or is_gated(config))
+    ffn = integer(row, "ffn", 4 * hidden)
+    # Llama 4 says two widths, has a shared expert, and names the narrower width as others name a layer's
+    narrow = config.get("intermediate_size") if "intermediate_size_mlp" in config else None
+    expert_hidden = integer(row, "moe_ffn", narrow or ffn) if experts else 0
+    shared = integer(row, "shared_experts", int(narrow is not None)) * expert_hidden
     return Architecture(
         hidden=hidden,
         heads=heads,
@@ -140,6 +177,8 @@ def read_architecture(row: Row) -> Architecture:
         window=read_window(config),
         window_period=window_period(config),
         group_share=(config.get("topk_group") or 1) / (config.get("n_group") or 1),
+        pattern=read_pattern(config),
+        state=read_state(config),
     )
 
 
@@ -180,17 +219,17 @@ def read_config(row: Row) -> Mapping[str, Any]:
     if not name:
         return {}
     try:
-        return msgspec.json.decode(Path(name).read_bytes(), type=dict[str, Any])
+        config = msgspec.json.decode(Path(name).read_bytes(), type=dict[str, Any])
+        return config | (config.get("text_config") or {})  # of a model that sees or hears as well
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise UnmodelledError(f"config {name}: {error}") from None
 
 
 def config_columns(config: Mapping[str, Any]) -> dict[str, str]:
-    """What a configuration says of the columns. Layers stay those of the row, which may have fewer."""
+    """What a configuration says of the columns."""
     said = {
         column: next((config[key] for key in keys if config.get(key) is not None), None)
         for column, keys in CONFIG_KEYS.items()
-        if column != "layers"
     }
     return {c: str(int(v)) for c, v in said.items() if isinstance(v, int | float)}
 
@@ -203,6 +242,12 @@ def is_latent(row: Row) -> bool:
     )
 
 
+def is_gated(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration describes gated units: all do whose activation is no plain one."""
+    plain = ("gelu", "gelu_new", "gelu_fast", "relu", "relu2")
+    return bool(config) and "n_embd" not in config and config.get("hidden_act") not in plain
+
+
 def read_latent(config: Mapping[str, Any]) -> Latent | None:
     if not config.get("kv_lora_rank"):
         return None
@@ -213,3 +258,35 @@ def read_latent(config: Mapping[str, Any]) -> Latent | None:
         int(config.get("qk_rope_head_dim") or 64),
         int(config.get("v_head_dim") or 128),
     )
+
+
+def read_pattern(config: Mapping[str, Any]) -> str:
+    """The kinds of a hybrid's layers, in letters of `LETTERS`; empty: all of one kind."""
+    layers = int(config.get("num_hidden_layers") or 0)
+    pattern = config.get("hybrid_override_pattern") or ""
+    if pattern or read_state(config) is None:
+        return "".join(letter for letter in pattern if letter in LETTERS)
+    period = int(config.get("full_attention_interval") or config.get("attn_layer_period") or NEVER)
+    kinds = config.get("layer_types") or [
+        "full_attention" if (i + 1) % period == 0 else "linear_attention" for i in range(layers)
+    ]
+    feeds = "TB" if config.get("num_experts") else "SA" if config.get("intermediate_size") else "M*"
+    return "".join(feeds[kind in ("full_attention", "attention")] for kind in kinds)
+
+
+def read_state(config: Mapping[str, Any]) -> StateSpace | None:
+    """State-space layers by the keys of Nemotron-H, Bamba, Qwen3-Next and Mamba."""
+
+    def first(*keys: str, default: int = 0) -> int:
+        return next((int(config[key]) for key in keys if config.get(key)), default)
+
+    size = first("ssm_state_size", "mamba_d_state", "linear_key_head_dim", "state_size")
+    if not size:
+        return None
+    width = first("mamba_head_dim", "mamba_d_head", "linear_value_head_dim", default=64)
+    inner = 2 * first("hidden_size", default=width)
+    heads = first(
+        "mamba_num_heads", "mamba_n_heads", "linear_num_value_heads", default=inner // width
+    )
+    groups = first("linear_num_key_heads", "n_groups", "mamba_n_groups", default=1)
+    return StateSpace(heads, width, size, groups)

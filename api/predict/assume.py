@@ -9,8 +9,10 @@ from collections.abc import Callable
 from math import ceil, gcd
 from typing import NamedTuple
 
-from .architecture import TASKS
-from .run import Row, UnmodelledError, integer, parse_precision, parse_recompute
+from ...cost_model.device_names import preset_of
+from ...cost_model.hardware import presets
+from .architecture import TASKS, config_columns, read_config
+from .run import Row, UnmodelledError, integer, number, parse_precision, parse_recompute
 
 
 class AssumedRow(NamedTuple):
@@ -25,11 +27,26 @@ def assume(row: Row) -> AssumedRow:
     devices that do not fit the layout, stay as they are: reading them says what is wrong."""
     changes: dict[str, str] = {}
     notes: list[str] = []
-    for change in (_names, _devices, _batch):
+    for change in (_layers, _device, _names, _devices, _batch):
         for column, value, note in change({**row, **changes}):
             changes[column] = value
-            notes.append(note)
+            notes += [note] if note else []
     return AssumedRow({**row, **changes}, tuple(notes))
+
+
+def _layers(row: Row) -> list[tuple[str, str, str]]:
+    """The layers of a row that names none, by its configuration."""
+    said = "" if row.get("layers") else config_columns(read_config(row)).get("layers", "")
+    return [("layers", said, "")] if said else []
+
+
+def _device(row: Row) -> list[tuple[str, str, str]]:
+    """A device that no preset is named like: the one nearest in memory, where the row says that."""
+    name, memory = row.get("gpu") or "", number(row, "gpu_mem_gb", 0.0)
+    if "+" in name or not memory or preset_of(name, memory) is not None:
+        return []
+    nearest = min(presets(), key=lambda p: abs(presets()[p].device.memory_bytes - memory * 1e9))
+    return [("gpu", nearest, f"gpu {name!r} is not known: {nearest}, the nearest in memory")]
 
 
 def _names(row: Row) -> list[tuple[str, str, str]]:

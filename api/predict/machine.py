@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-import re
-
 from msgspec.structs import replace
 
+from ...cost_model.device_names import memory_of, preset_of
 from ...cost_model.hardware import NETWORK_SHARE, presets
 from ...ir.devices.cluster import Cluster, Device, Link
 from .run import RunConfig, UnmodelledError
 
 # Bytes of a nominal gigabyte of a device, as drivers report them: 79.2 GiB of an A100's 80
 GIGABYTE = 0.99 * 2**30
-
-
-def preset_of(name: str, memory_gb: float) -> str:
-    """The preset whose name begins the device's; of several, the nearest in memory."""
-    families: dict[str, list[str]] = {}
-    for preset in presets():
-        families.setdefault(normalized(re.sub(r"-\d+$", "", preset)), []).append(preset)
-    wanted_name = normalized(name)
-    matching = [f for f in families if re.match(rf"{f}(?!\d)|{f}\d*$", wanted_name)]
-    # `MI250` of `mi250x`, `v5e` of `tpu-v5e`
-    matching = matching or [
-        f for f in families if re.fullmatch(rf"(tpu)?{re.escape(wanted_name)}x?", f)
-    ]
-    if not matching:
-        raise UnmodelledError(f"gpu {name!r} is not known; known: {', '.join(families)}")
-    members = families[max(matching, key=len)]
-    wanted = memory_gb * 1e9 or max(presets()[m].device.memory_bytes for m in members)
-    return min(members, key=lambda m: abs(presets()[m].device.memory_bytes - wanted))
-
-
-def normalized(name: str) -> str:
-    """Letters and digits of a name."""
-    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def fast_group(run: RunConfig, domain: int) -> int:
@@ -46,7 +22,15 @@ def fast_group(run: RunConfig, domain: int) -> int:
 
 def cluster_of(run: RunConfig) -> Cluster:
     """Nodes of the run's size joined by its network."""
+    if "+" in run.device:
+        raise UnmodelledError(
+            f"gpu {run.device!r}: devices of several kinds are not predicted by rows"
+        )
     preset = preset_of(run.device, run.device_memory_gb)
+    if preset is None:
+        raise UnmodelledError(
+            f"gpu {run.device!r} is not known; `plait clusters` lists those that are"
+        )
     device, links = presets()[preset]
     per_node = fast_group(run, links["scale_up"].domain)
     if run.devices % per_node:
@@ -58,7 +42,9 @@ def cluster_of(run: RunConfig) -> Cluster:
     if run.devices > per_node:
         nodes = run.devices // per_node
         levels.insert(0, Link("network", nodes, network.latency_us * 1e-6, rate * 1e9))
-    return Cluster(preset, with_memory(device, run.device_memory_gb), tuple(levels))
+    return Cluster(
+        preset, with_memory(device, run.device_memory_gb or memory_of(run.device)), tuple(levels)
+    )
 
 
 def with_memory(device: Device, memory_gb: float) -> Device:

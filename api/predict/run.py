@@ -136,11 +136,14 @@ def read_run(row: Row) -> RunConfig:
 
 
 def read_engine(row: Row, layout: Layout) -> str:
-    """The execution model of a row's framework; that of an unknown one is the state of the art of what
-    it does: sharded weights alone, or anything else."""
-    known = _framework(row)
-    sharded = layout.zero_stage == 3 and layout.pipeline == 1
-    engine = known or ("torchtitan" if sharded else "megatron")
+    """The execution model of a row's framework; that of an unknown one is the state of the art, in its
+    year, of what it does: sharded weights alone, or anything else."""
+    engine = _framework(row)
+    if engine is None:
+        sharded = layout.zero_stage == 3 and layout.pipeline == 1
+        year = integer(row, "year", THIS_YEAR)
+        usual = "torchtitan" if sharded else "megatron"
+        engine = execution_model_of_framework(usual, year) or usual
     if row.get("compile") and engine in (*COMPILED, "fsdp2"):
         compiled = engine if engine in COMPILED else COMPILED[0]
         return compiled if flag(row, "compile", True) else "fsdp2"

@@ -38,8 +38,8 @@ def predict_row(row: Row, predictor: Predictor) -> RowPrediction:
     name = row.get("row_id", "")
     try:
         row, assumed = assume(row)
-        described = read_run(row)
-        run = predictor.predict(read_architecture(row), described)
+        described, architecture = read_run(row), read_architecture(row)
+        run = predictor.predict(architecture, described)
     except PlaitError as error:
         return RowPrediction(name, note=str(error))
     low, high = (run.step_seconds / RANGE, run.step_seconds * RANGE)
@@ -52,7 +52,10 @@ def predict_row(row: Row, predictor: Predictor) -> RowPrediction:
     if not row.get("config") and is_latent(row):
         note += "; so many heads are taken for latent attention"
     if described.recompute != run.recompute:
-        note += f"; recompute is not said: {run.recompute}, the least that fits"
+        reason = "the least that fits" if run.fits else "as nothing fits"
+        note += f"; recompute is not said: {run.recompute}, {reason}"
+    if "hybrid" in row.get("arch", "") and architecture.state is None:
+        note += "; layers of a hybrid are not described: taken for attention"
     gigabytes = run.measured_bytes(row.get("mem_kind", "")) / 1e9
     return RowPrediction(name, run.step_seconds, gigabytes, run.fits, note, low, high)
 

@@ -4,15 +4,17 @@ or latent, fused or not."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import gcd
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ...ir.capture.operators.elementary import OPS
-from .architecture import Architecture, Latent, LayerKind
+from .architecture import Architecture, Latent, LayerKind, StateSpace
 
 ATTENTION_TILE = 128  # keys that a fused kernel loads at once (FlashAttention-2, Dao 2023)
+STATE_CHUNK = 256  # tokens that meet in products, states between them (chunk_size of Mamba-2)
 DROPOUT = 0.1  # of layers that write their scores: those are of the time when all dropped
 
 
@@ -159,18 +161,62 @@ class Mixture(nn.Module):
         return output if self.shared is None else output + self.shared(x)
 
 
+class StateMixer(nn.Module):
+    """A state-space layer by chunks of tokens: inside a chunk tokens meet as in attention of a group's
+    keys, between chunks through states (the products of Mamba-2's kernels)."""
+
+    def __init__(self, a: Architecture, state: StateSpace) -> None:
+        super().__init__()
+        self.state, self.chunk = state, gcd(STATE_CHUNK, a.tokens)
+        inner, keys = state.heads * state.width, state.groups * state.size
+        self.gate, self.up = (Linear(a.hidden, inner, bias=False) for _ in range(2))
+        self.query, self.key = (Linear(a.hidden, keys, bias=False) for _ in range(2))
+        self.step = Linear(a.hidden, state.heads, bias=False)
+        self.norm, self.out = nn.RMSNorm(inner), Linear(inner, a.hidden, bias=False)
+
+    def forward(self, x: Tensor, angles: Tensor) -> Tensor:
+        batch, tokens, _ = x.shape
+        values = functional.silu(self.up(x)).view(batch, tokens, self.state.heads, -1)
+        values = values * functional.softplus(self.step(x)).unsqueeze(-1)
+        q, k, v = (
+            y.reshape(
+                -1,
+                self.chunk,
+                self.state.groups,
+                y.numel() // x[..., 0].numel() // self.state.groups,
+            ).transpose(1, 2)
+            for y in (functional.silu(self.query(x)), functional.silu(self.key(x)), values)
+        )
+        near = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        mixed = near + q @ (k.transpose(2, 3) @ v)
+        mixed = mixed.transpose(1, 2).reshape(batch, tokens, -1)
+        return self.out(self.norm(mixed * functional.silu(self.gate(x))))
+
+
 class Layer(nn.Module):
     def __init__(self, a: Architecture, kind: LayerKind) -> None:
         super().__init__()
         norm = nn.RMSNorm if a.gated else nn.LayerNorm
-        self.before, self.between = norm(a.hidden), norm(a.hidden)
-        self.attention = LatentAttention(a, a.latent) if a.latent else Attention(a, kind.windowed)
-        self.feed = Mixture(a) if kind.mixture else FeedForward(a, a.ffn)
+        self.attention = self.feed = None
+        if kind.mixer != "none":
+            self.before, self.attention = norm(a.hidden), make_mixer(a, kind)
+        if kind.feed != "none":
+            self.between = norm(a.hidden)
+            self.feed = Mixture(a) if kind.feed == "experts" else FeedForward(a, a.ffn)
         self.drop = nn.Dropout(0.0 if a.fused_attention else DROPOUT)
 
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
-        x = x + self.drop(self.attention(self.before(x), angles))
-        return x + self.drop(self.feed(self.between(x)))
+        if self.attention is not None:
+            x = x + self.drop(self.attention(self.before(x), angles))
+        if self.feed is not None:
+            x = x + self.drop(self.feed(self.between(x)))
+        return x
+
+
+def make_mixer(a: Architecture, kind: LayerKind) -> nn.Module:
+    if kind.mixer == "state" and a.state is not None:
+        return StateMixer(a, a.state)
+    return LatentAttention(a, a.latent) if a.latent else Attention(a, kind.mixer == "window")
 
 
 class Decoder(nn.Module):

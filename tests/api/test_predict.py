@@ -10,7 +10,6 @@ from msgspec.structs import replace
 from plait.api.cli import main
 from plait.api.predict.architecture import Architecture, read_architecture, usual_heads
 from plait.api.predict.deepen import deepen
-from plait.api.predict.machine import preset_of
 from plait.api.predict.predictor import (
     Predictor,
     padded_vocabulary,
@@ -18,7 +17,7 @@ from plait.api.predict.predictor import (
     traced_kinds,
     traced_layers,
 )
-from plait.api.predict.run import UnmodelledError, read_run
+from plait.api.predict.run import read_run
 from plait.api.predict.table import predict_row
 from plait.api.predict.tracing import trace
 from plait.ir.analysis.verify_model import verify_model
@@ -62,7 +61,8 @@ def test_a_row_becomes_a_strategy():
         ({"hidden": ""}, "hidden is missing"),
         ({"hidden": "x"}, "not a number"),
         ({"tp": "3"}, "for 24 devices, not 16"),
-        ({"gpu": "Abacus"}, "not known"),
+        ({"gpu": "Abacus", "gpu_mem_gb": ""}, "not known"),
+        ({"gpu": "2xH100+2xA100"}, "several kinds"),
         ({"layers": "1"}, "cannot"),
         ({"layers": "nan"}, "layers"),
         ({"heads": "7"}, "not a multiple"),
@@ -83,6 +83,7 @@ def test_what_cannot_be_modelled_says_why(predictor, changes, reason):
         ({"recompute": "lucky"}, "'lucky' is not known"),
         ({"precision": "int3"}, "int3' is not known: bf16"),
         ({"precision": "nvfp4"}, "no rate for nvfp4: bf16"),
+        ({"gpu": "Abacus"}, "'Abacus' is not known: h100-pcie-80, the nearest"),
         ({"task": "dance"}, "'dance' is not known: pretrain"),
         ({"dp": "8"}, "dp 8 does not fill 16 devices"),
         ({"gpus_per_node": "5"}, "do not fill nodes of 5"),
@@ -127,9 +128,25 @@ def test_no_description_breaks_a_prediction(predictor, seed):
 def test_first_layers_have_no_experts():
     shape = Architecture(64, 4, 4, 128, 96, 16, 16, experts=4, dense_layers=2, window=8)
     kinds = shape.kinds(5)
-    assert [kind.mixture for kind in kinds] == [False, False, True, True, True]
-    assert [kind.windowed for kind in kinds] == [True, False, True, False, True]
+    assert [kind.feed for kind in kinds] == ["dense"] * 2 + ["experts"] * 3
+    assert [kind.mixer for kind in kinds] == ["window", "attention"] * 2 + ["window"]
     assert traced_layers(kinds, traced_kinds(kinds, frozen=False))[0] == 0
+
+
+def test_hybrids_have_layers_of_several_kinds(predictor, tmp_path):
+    config = {
+        "hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 8, "vocab_size": 512,
+        "intermediate_size": 512, "hybrid_override_pattern": "M-M*-M", "mamba_num_heads": 8,
+        "mamba_head_dim": 64, "ssm_state_size": 32, "n_groups": 4,
+    }  # fmt: skip
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    row = {**ROW, "config": str(path), **dict.fromkeys(("layers", "hidden", "ffn", "heads"), "")}
+    shape = read_architecture(row)
+    assert [kind.mixer[:2] for kind in shape.kinds(6)] == ["st", "no", "st", "at", "no", "st"]
+    made = predict_row(row, predictor)
+    assert made.predicted_step_time_s
+    assert made.note == "engine megatron, the nearest to no framework, which is not known"
 
 
 def test_windows_save_time(predictor):
@@ -260,14 +277,6 @@ def test_adapters_train_little(predictor):
     assert tuned.step_seconds < trained.step_seconds
     terms = dict(tuned.stages[0].memory_terms)
     assert terms["optimizer"] < terms["parameters"]
-
-
-def test_the_nearest_memory_picks_the_preset():
-    assert preset_of("A100-SXM", 40) == "a100-40"
-    assert preset_of("A100-SXM", 0) == "a100-80"
-    assert preset_of("TPU v6e", 32) == "tpu-v6e"
-    with pytest.raises(UnmodelledError, match="known"):
-        preset_of("A1", 80)
 
 
 @pytest.mark.parametrize("adapter", [0, 8])

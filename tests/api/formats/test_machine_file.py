@@ -2,7 +2,7 @@
 
 import pytest
 
-from plait.api.formats.machine_file import machine_file, preset_of
+from plait.api.formats.machine_file import machine_file
 from plait.cost_model.hardware import preset_devices
 from plait.ir.devices.cluster_file import parse_cluster
 from plait.ir.errors import UsageError
@@ -43,27 +43,9 @@ def test_without_nvlink_devices_meet_over_pcie(tmp_path):
     assert "preset" in cluster.levels[0].source
 
 
-@pytest.mark.parametrize(
-    ("name", "memory_gb", "preset"),
-    [
-        ("NVIDIA A100-SXM4-40GB", 42.4, "a100-40"),
-        ("NVIDIA A100-SXM4-80GB", 85.5, "a100-80"),
-        ("NVIDIA A100 80GB PCIe", 85.5, "a100-pcie-80"),
-        ("NVIDIA H100 PCIe", 85.0, "h100-pcie-80"),
-        ("NVIDIA H200", 150.7, "h200"),
-        ("NVIDIA GB200", 199.0, "gb200"),
-        ("NVIDIA GeForce RTX 4090", 25.7, "rtx4090"),
-        ("AMD Instinct MI300X", 206.0, "mi300x"),
-        ("Tesla V100-SXM2-32GB", 34.1, "v100-32"),
-    ],
-)
-def test_names_of_drivers_have_presets(name, memory_gb, preset):
-    assert preset_of(name, memory_gb) == preset
-
-
 def test_what_no_preset_has_is_refused_with_what_would_do():
     with pytest.raises(UsageError, match="calibrate"):
-        preset_of("Contoso X1", 80)
+        machine_file(take_inventory({NVIDIA_SMI: "Contoso X1, 81559\n"}.get))
     with pytest.raises(UsageError, match="no accelerator"):
         machine_file(take_inventory({NVIDIA_SMI: ""}.get))
     said = {NVIDIA_SMI: "NVIDIA H100 PCIe, 81559\nNVIDIA L40S, 46068\n"}
