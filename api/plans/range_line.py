@@ -10,8 +10,12 @@ from ...ir.text.units import seconds
 def range_line(plan: Plan) -> str:
     """`range     1.01 ms to 1.45 ms in four of five cases; ...`, as a line of a plan's summary."""
     step = plan.prediction.step_seconds
-    close = [a for a in plan.alternatives if a.fits and a.step_seconds <= CLOSE * step]
-    others = "no other layout lies within" if not close else f"{len(close)} others lie within"
+    close = [
+        a for a in plan.alternatives if a.fits and step / CLOSE <= a.step_seconds <= CLOSE * step
+    ]
+    others = ("no other layout lies" if not close else "1 other lies") + " within"
+    if len(close) > 1:
+        others = f"{len(close)} others lie within"
     return (
         f"  range     {seconds(step / RANGE)} to {seconds(step * RANGE)} in four of five cases; "
         f"{others} {CLOSE - 1:.0%}, where order is not known"

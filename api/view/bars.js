@@ -6,7 +6,7 @@ function memoryPanel(parent, report, cursor) {
   const limit = report.memory_limit_bytes, own = report.memory.some(bar => bar.limit_bytes);
   const far = limit && !drawnLimit(limit, report.memory) ? ", far beyond these bars" : "";
   const against = own ? ", against the budget of its kind" : limit ? `, against a budget of ${bytes(limit)}${far}` : "";
-  const node = section(parent, "How much", "every term of the peak of a device" + against);
+  const node = section(parent, "much", "How much", "every term of the peak of a device" + against);
   barsWithFigures(node, report.memory, termColour, bytes, limit, cursor, ["peak", "the fullest"]);
   for (const table of tables) tablePanel(node, table);
 }

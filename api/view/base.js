@@ -7,8 +7,8 @@ const FORWARD = "#9cc7ea", BACKWARD = "#3f7fb5", COMPUTE = "#4f8fc6", UNKNOWN = 
 const STAGES = ["#3b76c4", "#d99a1c", "#2d9468", "#c94f86", "#7d6bd0", "#5f9fb8", "#a8862c", "#c26344"];
 const STRATEGIES = ["#2f9c95", "#c7641f", "#7b62c9", "#7f8f1f", "#c44569", "#4a86c5", "#a87f2a", "#5c6f82"];
 const TRAFFIC = ["#e58a2b", "#b8406a", "#c9a91e", "#8d5fc0", "#a2512a", "#d66bb0", "#6f8a1f", "#d0554a"];
-const MEMORY = { parameters: "#54459b", gradients: "#9a8bd6", optimizer: "#c2b6ea", activations: "#2d8a66",
-  "batch data": "#9fd8be", temporaries: "#6cbfa0", communication: SENDS, persistent: "#54459b",
+const MEMORY = { parameters: "#6252b0", gradients: "#9a8bd6", optimizer: "#c2b6ea", activations: "#2d8a66",
+  "batch data": "#9fd8be", temporaries: "#6cbfa0", communication: SENDS, persistent: "#6252b0",
   outputs: "#2d8a66", "received copies": SENDS, margin: "#c3cad4", runtime: "#8894a4" };
 const OTHERS = ["#7f6a55", "#a3927f", "#c7baab"];
 const FIXED = { compute: COMPUTE, optimizer: "#7d8590" };
@@ -37,8 +37,8 @@ function draw(tag, parent, attributes, text) {
   parent.appendChild(node);
   return node;
 }
-function section(parent, title, hint) {
-  const node = make("section", parent), head = make("h2", node, title);
+function section(parent, kind, title, hint) {
+  const node = make("section", parent, undefined, kind), head = make("h2", node, title);
   if (hint) make("span", head, hint);
   return node;
 }
@@ -69,8 +69,8 @@ function switchOf(parent, names, chosen, act) {
   return group;
 }
 
-// A number and its unit stay on one line.
-function unbroken(text) { return text.replace(/(\d) (?=(?:[kMGTP]?i?B|[mµn]?s|%|GiB)(?![a-z]))/g, "$1\u00a0"); }
+// A number and its unit stay on one line; a minus is one.
+function unbroken(text) { return text.replace(/(^|[ (])-(?=\d)/g, "$1−").replace(/(\d) (?=(?:[kMGTP]?i?B|[mµn]?s|%|GiB)(?![a-z]))/g, "$1\u00a0"); }
 function figure(value) { return value >= 100 ? value.toFixed(0) : value.toPrecision(3); }
 function time(s) {
   if (!s) return "0 s";

@@ -71,7 +71,7 @@ def _box(model: Model, first: int, last: int, flops: dict[str, float]) -> Box:
     return Box(
         label=function.name,
         kind="call",
-        about=f"{len(function.forward_ops)} + {len(function.backward_ops)} operators",
+        about=f"{len(function.forward_ops)} operators, backward {len(function.backward_ops)}",
         times=last - first,
         flops=flops[call.function],
         facts=(
@@ -109,5 +109,5 @@ def _functions(model: Model, flops: dict[str, float]) -> ReportTable:
         "backward operators",
         "work per call",
     )
-    hint = "every distinct piece is traced, priced and compiled once"
+    hint = "each of them is traced, priced and compiled once"
     return ReportTable("Functions", hint, columns, rows, (1, 2, 3, 4, 5))

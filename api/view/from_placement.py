@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from msgspec.structs import replace
+
 from ...cost_model.placement.trace import (
     MemorySpan,
     PlacementTrace,
@@ -30,46 +32,74 @@ def report_of_placement(placement: Placement) -> Report:
     lifetimes = memory_spans(placement, execution)
     count = len(placement.target.devices)
     limits = [d.memory_bytes for d in placement.target.devices]
+    memory = tuple(
+        Bar(
+            f"device {d}",
+            tuple(parts_at_peak(lifetimes, d, placement.memory_rule == "train").items()),
+            (d, d),
+            0 if len(set(limits)) == 1 else int(limits[d]),
+        )
+        for d in range(count)
+    )
+    full = fullest_device(placement)
     return Report(
         title=one_line(placement.graph.name),
         subtitle=f"{len(placement.order)} operators on {count} devices, {placement.link} links, "
         f"memory by the {placement.memory_rule} rule",
+        verdict=_verdict(placement),
+        fits=placement.peak_memory[full] <= limits[full],
+        headroom=replace(memory[full], label=f"fullest device, {full}, at its peak"),
         tiles=_tiles(placement),
         graphs=_graphs(placement, execution),
         modes=("device", "time"),
         stages=count,
         part="device",
-        memory_limit_bytes=int(limits[0]) if len(set(limits)) == 1 else 0,
-        memory=tuple(
-            Bar(
-                f"device {d}",
-                tuple(parts_at_peak(lifetimes, d, placement.memory_rule == "train").items()),
-                (d, d),
-            )
-            for d in range(count)
-        ),
+        memory_limit_bytes=int(limits[full]),
+        memory=memory,
         step=tuple(_busy(execution, d) for d in range(count)),
         timeline=_timeline(placement, execution, lifetimes),
         tables=(_devices(placement, execution),),
     )
 
 
+def fullest_device(placement: Placement) -> int:
+    """The device whose peak is the largest share of its memory."""
+    shares = [
+        peak / max(device.memory_bytes, 1.0)
+        for peak, device in zip(placement.peak_memory, placement.target.devices, strict=True)
+    ]
+    return shares.index(max(shares))
+
+
+def _verdict(placement: Placement) -> str:
+    """Whether it fits, and what a step takes beside the least that is possible and one device alone."""
+    full = fullest_device(placement)
+    limit = placement.target.devices[full].memory_bytes
+    spare = limit - placement.peak_memory[full]
+    share = f"{size(abs(spare))} ({100 * abs(spare) / max(limit, 1.0):.1f} %)"
+    fits = f"Fits, with {share} to spare." if spare >= 0 else f"Does not fit: {share} over."
+    span, bound = placement.makespan_us, placement.lower_bound_us
+    fastest = max(device.speed for device in placement.target.devices)
+    alone = sum(node.compute_us for node in placement.graph.nodes) / fastest
+    text = f"{fits} A step takes {seconds(span * 1e-6)}, where no placement takes less than "
+    text += f"{seconds(bound * 1e-6)}"
+    if len(placement.target.devices) > 1 and span > 0:
+        text += (
+            f", and one device alone would take {seconds(alone * 1e-6)}, {alone / span:.3g} times"
+        )
+    return text + "."
+
+
 def _tiles(placement: Placement) -> tuple[tuple[str, str, str], ...]:
     bound, span = seconds(placement.lower_bound_us * 1e-6), seconds(placement.makespan_us * 1e-6)
     used = len(set(placement.device.values()))
-    fullness = max(
-        p / max(d.memory_bytes, 1.0)
-        for p, d in zip(placement.peak_memory, placement.target.devices, strict=True)
-    )
+    full = fullest_device(placement)
+    limit = size(placement.target.devices[full].memory_bytes)
     return (
         ("makespan", span, f"no placement is below {bound}"),
         ("gap", f"{100 * placement.gap:.2g} %", placement.status),
         ("devices used", str(used), f"of {len(placement.target.devices)}"),
-        (
-            "peak memory",
-            size(max(placement.peak_memory)),
-            f"{100 * fullness:.0f} % of the fullest device",
-        ),
+        ("peak memory", size(placement.peak_memory[full]), f"device {full}: budget {limit}"),
         ("algorithm", placement.algorithm, ""),
     )
 
@@ -207,13 +237,13 @@ def _devices(placement: Placement, execution: PlacementTrace) -> ReportTable:
                 f"device {d}",
                 str(sum(r.device == d for r in execution.runs)),
                 f"{device.speed:g}",
-                f"{len(sent)}, {size(sum(t.bytes for t in sent))}",
-                f"{len(received)}, {size(sum(t.bytes for t in received))}",
+                f"{len(sent)} tensors, {size(sum(t.bytes for t in sent))}",
+                f"{len(received)} tensors, {size(sum(t.bytes for t in received))}",
                 size(peak),
                 size(device.memory_bytes),
             )
         )
     columns = ("device", "operators", "speed", "sends", "receives", "peak memory", "memory")
     return ReportTable(
-        "Devices", "tensors and bytes sent over links", columns, tuple(rows), (1, 2, 3, 4, 5, 6)
+        "Devices", "and what they send over links", columns, tuple(rows), (1, 2, 3, 4, 5, 6)
     )

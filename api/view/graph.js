@@ -4,11 +4,11 @@ const HINTS = { device: "a box is a module, or an operator, and the device it ru
 
 function graphPanel(parent, report, cursor) {
   const graphs = report.graphs, opens = graphs[""].boxes.some(box => box.inside);
-  const node = section(parent, "What runs where", HINTS[report.part] + (opens ? "; open a box by click or Enter" : ""));
+  const node = section(parent, "where", "What runs where", HINTS[report.part] + (opens ? "; open a box by click or Enter" : ""));
   const tools = make("div", node, undefined, "tools");
   const opened = new Map(); // path of a box -> key of the graph that it is opened to
   const words = [...new Set(Object.values(graphs).flatMap(g => g.boxes.map(b => b.strategy)).filter(Boolean))];
-  let mode = report.modes[0], found = new Set(), boxes = [];
+  let mode = report.modes[0], found = new Set(), boxes = [], edges = [];
   if (mode === report.part && report.stages < 2) mode = report.modes.includes("strategy") ? "strategy" : "time";
   if (report.modes.length > 1) switchOf(tools, report.modes, mode, name => { mode = name; show(); });
   const keys = make("div", undefined);
@@ -69,6 +69,7 @@ function graphPanel(parent, report, cursor) {
     const width = Math.max(240, node.clientWidth - 34), spot = place(graphs, "", "", width, opened);
     svg.replaceChildren();
     boxes = [];
+    edges = [];
     svg.setAttribute("viewBox", `0 0 ${width} ${spot.height}`);
     svg.style.height = spot.height + "px";
     paint(svg, spot, null);
@@ -87,6 +88,7 @@ function graphPanel(parent, report, cursor) {
   function paintEdge(layer, spot, source, target, transfer) {
     const { d, far } = edgePath(spot, source, target);
     const line = draw("path", layer, { d, class: far ? "edge far" : "edge" });
+    edges.push([line, `${spot.path}/${source}`, `${spot.path}/${target}`]);
     if (!transfer) return;
     line.style.stroke = SENDS;
     line.style.strokeWidth = "2.5";
@@ -94,6 +96,14 @@ function graphPanel(parent, report, cursor) {
     draw("title", line, {}, `${transfer} sent from stage to stage, per micro-batch`);
     if (!straight || widthOf(transfer, 11) > spot.gap - 6) return;
     draw("text", layer, { x: from.x + spot.boxWidth + spot.gap / 2, y: from.y + BOX.height / 2 - 7, "text-anchor": "middle", class: "soft" }, transfer);
+  }
+  // The edges of the box that is pointed at stand out of all others, and lie above them.
+  function markEdges(path, on) {
+    for (const [line, source, target] of edges) {
+      if (source !== path && target !== path) continue;
+      line.classList.toggle("marked", on);
+      if (on) line.parentNode.insertBefore(line, line.parentNode.querySelector("g.box"));
+    }
   }
   function paintInner(layer, spot, part, parentBox) {
     const box = spot.graph.boxes[part.box], at = spot.at[part.box], graph = part.body.graph;
@@ -151,6 +161,9 @@ function graphPanel(parent, report, cursor) {
     node.setAttribute("aria-label", [title, box.about, third(box, own, total), box.note].filter(Boolean).join(", "));
     tipFor(node, title, list);
     cursor.link(node, stage);
+    for (const [kind, on] of [["pointerenter", true], ["pointerleave", false], ["focus", true], ["blur", false]]) {
+      node.addEventListener(kind, () => markEdges(path, on));
+    }
     boxes.push({ node, stage, path });
     if (!box.inside) return;
     node.setAttribute("aria-expanded", opened.has(path));

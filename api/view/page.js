@@ -25,9 +25,9 @@ function headroom(parent, report) {
   const row = parent.querySelector(".bars > .right:last-child");
   row.textContent += ` of ${bytes(report.memory_limit_bytes)}`;
 }
-// Colours of collectives, by the order in which they come.
-function trafficColours(report) {
-  const names = [...report.step.flatMap(bar => bar.parts.map(p => p[0])), ...(report.timeline?.slots || []).flatMap(s => s[0].flatMap(k => (k[3] || []).map(p => p[0])))];
+// Colours of collectives, by the order in which they come; the same in all reports of a page.
+function trafficColours() {
+  const names = pages.reports.flatMap(({ step, timeline }) => [...(step || []).flatMap(bar => bar.parts.map(p => p[0])), ...(timeline?.slots || []).flatMap(s => s[0].flatMap(k => (k[3] || []).map(p => p[0])))]);
   const distinct = [...new Set(names)].filter(n => !FIXED[n] && n !== "waiting");
   return new Map(distinct.map((name, i) => [name, TRAFFIC[i % TRAFFIC.length]]));
 }
@@ -42,7 +42,7 @@ function reportPage(parent, report) {
   graphPanel(body, report, cursor);
   const graph = body.lastChild;
   for (const table of report.tables) if (table.title !== "Host memory") tablePanel(graph, table);
-  timelinePanel(body, report, cursor, trafficColours(report));
+  timelinePanel(body, report, cursor, trafficColours());
   memoryPanel(body, report, cursor);
 }
 function comparisonPanel(parent, comparison) {

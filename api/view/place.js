@@ -7,6 +7,7 @@ function breakLines(graph, width) {
   const least = graph.edges.some(e => e[2]) ? 50 : 30, room = width - 2 * BOX.margin;
   const columns = [];
   graph.boxes.forEach((box, i) => (columns[box.column || 0] ||= []).push(i));
+  for (const members of columns) members.sort((a, b) => (graph.boxes[a].row || 0) - (graph.boxes[b].row || 0));
   const across = Math.max(1, Math.floor((room + least) / (BOX.least + least)));
   const count = Math.ceil(columns.length / across), each = Math.ceil(columns.length / count);
   const lines = [];

@@ -8,7 +8,7 @@ from ...ir.lowering.localize import VIEWS
 from ...ir.model.loops import declaration, shard_aware_name, site_of
 from ...ir.model.mesh import MICRO
 from ...ir.model.model import Function, Op
-from ...ir.text.units import seconds
+from ...ir.text.units import figure, seconds
 from .module_graph import Price, PricedOp
 from .report import Facts
 
@@ -21,7 +21,7 @@ def flops_text(number: float) -> str:
     """1.72 Pflop, 538 Mflop."""
     for size, unit in UNITS:
         if number >= size:
-            return f"{number / size:.3g} {unit}"
+            return f"{figure(number / size)} {unit}"
     return f"{number:.0f} flop"
 
 

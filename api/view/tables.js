@@ -35,7 +35,7 @@ function pairsTable(parent, title, pairs, show, names = ["this plan", "instead"]
 
 function whyPanel(parent, report) {
   if (!report.rivals.length) return;
-  const node = section(parent, "Why this plan", "every family of strategies under the same cost model");
+  const node = section(parent, "why", "Why this plan", "every family of strategies under the same cost model");
   const list = make("ul", node, undefined, "reasons");
   for (const reason of report.reasons) make("li", list, unbroken(reason));
   const split = make("div", node, undefined, "split");

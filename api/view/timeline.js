@@ -33,7 +33,7 @@ function firstAfter(events, seconds) { // the first event that ends after a mome
 function timelinePanel(parent, report, cursor, traffic) {
   const data = report.timeline;
   if (!data && !report.step.length) return;
-  const node = section(parent, "When", data ? (data.hint ? data.hint + "; " : "") + "drag moves, Ctrl and wheel or + and − zoom, arrows walk" : "");
+  const node = section(parent, "when", "When", data?.hint);
   if (data) timelineChart(node, report, cursor, traffic);
   else make("p", node, "The step is too long to be drawn slot by slot; its totals are below.");
   stepPanel(node, report, cursor, name => traffic.get(name) || FIXED[name] || (name === "waiting" ? css("--idle") : UNKNOWN));
@@ -44,7 +44,7 @@ function timelineChart(node, report, cursor, traffic) {
   const tools = make("div", node, undefined, "tools"), zooms = make("div", tools, undefined, "switch");
   const kinds = new Set(rows.flatMap(r => [...new Set(r.map(e => e[0]))]));
   const key = make("div", tools);
-  const canvas = make("canvas", node), readout = make("div", node, undefined, "readout");
+  const canvas = make("canvas", node), readout = make("div", node, "point at a slot to read it; drag moves, Ctrl and wheel or + and − zoom, arrows walk", "readout");
   readout.setAttribute("aria-live", "polite");
   canvas.tabIndex = 0;
   canvas.setAttribute("role", "img");
@@ -117,11 +117,13 @@ function timelineChart(node, report, cursor, traffic) {
     for (const e of seen) if (!shared.length || !COMPUTES.includes(e[0])) paintEvent(pen, e, i, width);
   }
   function paintShares(pen, seen, i) {
-    const columns = Math.ceil(room() / 2), share = (to - from) / columns, busy = Object.fromEntries([...COMPUTES].map(k => [k, new Float32Array(columns)]));
+    const columns = Math.ceil(room() / 2), share = (to - from) / columns, busy = Object.fromEntries([...COMPUTES].map(k => [k, new Float32Array(columns + 1)]));
     for (const [kind, , start, stop] of seen) {
       const a = Math.max(0, (start - from) / share), b = Math.min(columns, (stop - from) / share);
       for (let c = Math.floor(a); c < b; c++) busy[kind][c] += Math.min(c + 1, b) - Math.max(c, a);
     }
+    const slot = seen.reduce((sum, e) => sum + e[3] - e[2], 0) / seen.length / share; // in columns
+    if (slot < 2 && seen.length > 200) for (const kind of COMPUTES) busy[kind] = smooth(smooth(busy[kind], Math.ceil(2 * slot)), Math.ceil(2 * slot));
     for (let c = 0; c < columns; c++) {
       let y = i * row + 1.5;
       for (const kind of COMPUTES) {
@@ -133,9 +135,19 @@ function timelineChart(node, report, cursor, traffic) {
       }
     }
   }
+  // The mean over as many columns to each side: single slots would only flicker.
+  function smooth(list, reach) {
+    const sums = [0], mean = new Float32Array(list.length);
+    for (const value of list) sums.push(sums[sums.length - 1] + value);
+    for (let c = 0; c < list.length; c++) {
+      const first = Math.max(0, c - reach), last = Math.min(list.length, c + reach + 1);
+      mean[c] = (sums[last] - sums[first]) / (last - first);
+    }
+    return mean;
+  }
   function paintEvent(pen, [kind, label, start, stop, made], i, width) {
     const x = left + (start - from) * scale(), w = (stop - start) * scale();
-    const tint = kind === "S" ? traffic.get(label) || SENDS : KINDS[kind][1], y = i * row + 1.5, tall = row - 3;
+    const tint = kind === "S" ? traffic.get(label) || FIXED[label] || SENDS : KINDS[kind][1], y = i * row + 1.5, tall = row - 3;
     pen.fillStyle = tint;
     pen.fillRect(x, y, Math.max(w - (w > 5 ? 1 : 0), 0.6), tall);
     if (w > PARTS && row > 18) paintParts(pen, made, x, w, y + tall - 6);
@@ -172,7 +184,7 @@ function timelineChart(node, report, cursor, traffic) {
     }
   }
   function memory(pen, width) {
-    const top = chart.top, highest = Math.max(...curves.map(c => c.most)), whole = (report.stage_names || []).length ? 0 : report.memory_limit_bytes;
+    const top = chart.top, highest = Math.max(...curves.map(c => c.most)), whole = report.memory.some(bar => bar.limit_bytes) ? 0 : report.memory_limit_bytes;
     const budget = highest >= 0.04 * whole ? whole : 0, most = Math.max(budget, highest) * 1.06, y = amount => top + chart.height * (1 - amount / most);
     pen.font = `12px ${FONT}`;
     pen.fillStyle = names.ink;

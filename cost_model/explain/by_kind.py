@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from ...ir.plan.plan import Plan
+from .overlap_terms import SAVINGS
 from .term import Term
 
 DEEPEST = 3  # levels of a plan's tree whose terms are compared
@@ -23,6 +24,19 @@ def seconds_by_kind(step: Term) -> dict[str, float]:
 
     add(step, 0)
     return total
+
+
+def exposed_seconds_by_kind(half: Term) -> dict[str, float]:
+    """Seconds of a stage's forward, backward or synchronisation by kind, none below 0: what runs
+    beside compute is taken from the exchanges that do, each in proportion."""
+    seconds = seconds_by_kind(half)
+    for saving in SAVINGS.keys() & seconds.keys():
+        saved = seconds.pop(saving)
+        sent = [name for name in seconds if name.startswith(SAVINGS[saving])]
+        total = sum(seconds[name] for name in sent)
+        for name in sent:
+            seconds[name] *= max(0.0, 1 + saved / total) if total else 1.0
+    return seconds
 
 
 def fullest_stage_bytes(plan: Plan) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ...ir.plan.plan import Plan
@@ -16,8 +16,17 @@ Calls = Sequence[tuple[int, int]]  # (bytes of weights, number of calls with tha
 BESIDE = "derived: what exchanges and compute share; the first gather and the last sum run alone"
 CONTENDING = "assumed: 13 % of what runs beside an exchange (Galvatron's shipped profiles)"
 LATE = "derived: the longer of compute and sums, and their contention"
-NAMES = ("gathers beside calls", "gathers and sums beside calls", "sums beside backward")
 SLOWED = "calls slowed by exchanges"
+AFTER = "sums beside backward"
+AHEAD = "updated weights gathered beside forward"
+# what is saved -> the beginnings of the names of the exchanges that it is saved of
+SAVINGS = {
+    "gathers beside calls": ("all_gather",),
+    "gathers and sums beside calls": ("all_gather", "reduce_scatter"),
+    AFTER: ("reduce_scatter", "all_reduce"),
+    AHEAD: ("all_gather",),
+    "gradients beside the next step": ("reduce_scatter", "all_reduce"),
+}
 
 
 class OverlapTerms(NamedTuple):
@@ -31,20 +40,26 @@ class OverlapTerms(NamedTuple):
 
 def overlap_terms(
     plan: Plan, share: StrategyBytes, axes: BatchAxes, forward: float, backward: float
-) -> Iterator[OverlapTerms]:
-    """What the calls of one strategy save, which compute for so many seconds a micro-batch; nothing for
-    a plan of another engine."""
-    if plan.engine != "plait":
-        return
+) -> OverlapTerms:
+    """What the calls of one strategy save, which compute for so many seconds a micro-batch."""
     sent = axes.stage_seconds(share.bytes)
     added = exposed_exchanges(sent, forward, backward, axes.execution, axes.cluster)
-    saved = (
-        sent.gather - added.forward,
-        sent.gather_again + sent.scatter - added.backward,
-        sent.reduce - added.reduce,
+    within = sent.gather_again + sent.scatter - added.backward
+    before, calls, after, ahead, late = SAVINGS
+    times = plan.micro_batches
+    sync = [
+        *_terms(after, sent.reduce - added.reduce, 1),
+        *_terms(ahead, sent.update_gather - added.update_gather, 1),
+    ]
+    if axes.late:
+        compute = (forward + backward) * times
+        hidden = amount("t_h", exposed_seconds(compute, added.reduce) - added.reduce)
+        sync.append(priced_term(late, hidden, LATE))
+    return OverlapTerms(
+        _terms(before, sent.gather - added.forward, times),
+        _terms(calls, within, times),
+        tuple(sync),
     )
-    times = (plan.micro_batches, plan.micro_batches, 1)
-    yield OverlapTerms(*(_terms(*row) for row in zip(NAMES, saved, times, strict=True)))
 
 
 def _terms(name: str, saved: float, times: int) -> tuple[Term, Term]:
@@ -68,7 +83,7 @@ def communication(term: Term) -> Communication:
     """Of a term, such as that of a stage: collectives, less what exchanges beside compute save."""
     leaves = list(term.leaves())
     total = sum(leaf.value for leaf in leaves if "p" in leaf.symbols)
-    return Communication(total, total + sum(x.value for x in leaves if x.name in NAMES))
+    return Communication(total, total + sum(x.value for x in leaves if x.name in SAVINGS))
 
 
 def calls_again(share: StrategyBytes, axes: BatchAxes) -> Calls:
@@ -78,10 +93,3 @@ def calls_again(share: StrategyBytes, axes: BatchAxes) -> Calls:
     if retained:
         counts[retained] -= 1
     return tuple(counts.items())
-
-
-def late_term(share: StrategyBytes, axes: BatchAxes, compute: float) -> Term:
-    """What of late gradients' sums is hidden beside the compute of the next step, taken away."""
-    reduce = axes.stage_seconds(share.bytes).reduce
-    hidden = amount("t_h", exposed_seconds(compute, reduce) - reduce)
-    return priced_term("gradients beside the next step", hidden, LATE)

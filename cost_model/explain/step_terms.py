@@ -41,7 +41,7 @@ from ..pipeline.closed_form import (
 from ..pipeline.group_pipeline import gradient_sum_seconds, groups_step
 from ..pipeline.scheduled import CLOSED_FORMS, StageWork, scheduled_seconds
 from ..quantity import amount
-from .overlap_terms import Calls, OverlapTerms, calls_again, late_term, overlap_terms
+from .overlap_terms import Calls, OverlapTerms, calls_again, overlap_terms
 from .term import (
     Term,
     host_term,
@@ -240,14 +240,15 @@ def stage_times(plan: Plan, stage: Stage, cluster: Cluster) -> StageTerms:
         for direction in ("forward", "backward")
     )
     sync = [t for s, a in axes for t in _synchronisation(plan, s, a, cluster)]
-    compute = total("compute", [*forward, *backward, *added]).value
-    late = [late_term(s, a, compute) for s, a in axes if a.late]
     saved: list[OverlapTerms] = []
-    for (share, along), adding in zip(axes, added, strict=True):
+    overlapped = (
+        zip(axes, added, strict=True) if plan.engine == "plait" else ()
+    )  # not as others run
+    for (share, along), adding in overlapped:
         mine = [n for n, x in enumerate(layers) if plan.strategy_of(x) == share.strategy]
         seconds = [sum(terms[n].value for n in mine) for terms in (forward, backward)]
         compute = seconds[0] / times, (seconds[1] + adding.value) / times
-        saved += overlap_terms(plan, share, along, *compute)
+        saved.append(overlap_terms(plan, share, along, *compute))
     return StageTerms(
         total("forward", [*forward, *gathers, *(t for s in saved for t in s.forward), resharding]),
         total(
@@ -263,7 +264,7 @@ def stage_times(plan: Plan, stage: Stage, cluster: Cluster) -> StageTerms:
         ),
         total(
             "synchronisation",
-            [*sync, *late, *(t for s in saved for t in s.sync), *_batch_only_terms(plan, cluster)],
+            [*sync, *(t for s in saved for t in s.sync), *_batch_only_terms(plan, cluster)],
         ),
     )
 

@@ -39,6 +39,11 @@ def parse_memory(memory: int | str | None) -> int | None:
     return amount
 
 
+def figure(value: float) -> str:
+    """Three digits, or all before the point: 1.42, 31, 1000; never an exponent."""
+    return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
+
+
 COUNTS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 
@@ -46,7 +51,7 @@ def count(number: float) -> str:
     """8.03 B, 262 k."""
     for size, letter in COUNTS:
         if number >= size:
-            return f"{number / size:.3g} {letter}"
+            return f"{figure(number / size)} {letter}"
     return f"{number:.0f}"
 
 
@@ -68,13 +73,13 @@ def size(amount: float) -> str:
     """1.5 GiB, 28.5 MiB, 12 B."""
     for unit, letter in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if amount >= unit:
-            return f"{amount / unit:.3g} {letter}"
-    return f"{amount:.3g} B"
+            return f"{figure(amount / unit)} {letter}"
+    return f"{figure(amount)} B"
 
 
 def seconds(duration: float) -> str:
     """1.42 s, 3.1 ms, 12 µs."""
     for size, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
         if abs(duration) >= size:
-            return f"{duration / size:.3g} {unit}"
-    return f"{duration * 1e9:.3g} ns" if duration else "0 s"
+            return f"{figure(duration / size)} {unit}"
+    return f"{figure(duration * 1e9)} ns" if duration else "0 s"

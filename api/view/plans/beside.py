@@ -49,16 +49,23 @@ def _models(plans: Sequence[Plan]) -> str:
 
 
 def _verdict(first: Plan, second: Plan) -> str:
-    ratio = second.prediction.step_seconds / first.prediction.step_seconds
+    """What a step takes; of unlike batches what a token or sample does."""
+    one, other = first.prediction, second.prediction
+    what, ratio = "A step", other.step_seconds / one.step_seconds
+    tokens = [p.tokens_per_second * p.step_seconds for p in (one, other)]
+    if all(tokens) and abs(tokens[0] - tokens[1]) > 0.5:
+        what, ratio = "A token", one.tokens_per_second / other.tokens_per_second
+    elif first.global_batch != second.global_batch:
+        what, ratio = "A sample", one.samples_per_second / other.samples_per_second
     if abs(ratio - 1) < 5e-4:
-        return "Both take the same time."
+        return f"{what} takes the same time under both."
     slower, faster = ("second", "first") if ratio > 1 else ("first", "second")
     times = max(ratio, 1 / ratio)
-    if times >= 2:
-        return f"A step of the {slower} plan takes {times:.3g} times as long as the {faster}'s."
-    return (
-        f"A step of the {slower} plan takes {100 * (times - 1):.1f} % longer than the {faster}'s."
-    )
+    if times < 2:
+        longer = f"{100 * (times - 1):.1f} % longer under the {slower} plan than"
+    else:
+        longer = f"{times:.3g} times as long under the {slower} plan as"
+    return f"{what} takes {longer} under the {faster}."
 
 
 def _row(plan: Plan) -> tuple[tuple[str, str], ...]:
@@ -67,6 +74,7 @@ def _row(plan: Plan) -> tuple[tuple[str, str], ...]:
     return (
         ("strategy", plan.strategy_text),
         ("cluster", f"{plan.cluster.name}, {plan.mesh.size:,} devices"),
+        ("global batch", f"{plan.global_batch:,} samples"),
         ("step", seconds(p.step_seconds)),
         ("samples per second", f"{p.samples_per_second:,.4g}"),
         ("peak memory", f"{gib(plan.peak_bytes)} of {gib(plan.memory_limit_of(0))}, {fits}"),

@@ -46,7 +46,7 @@ def report_of_plan(plan: Plan, model: Model | None = None) -> Report:
         verdict=_verdict(plan),
         fits=plan.fits,
         headroom=Bar(f"fullest device, stage {fullest}", memory[fullest]),
-        tiles=_tiles(plan),
+        tiles=_tiles(plan, fullest),
         reasons=reasons_of(plan),
         rivals=rivals_of(plan),
         points=points_of(plan),
@@ -73,14 +73,14 @@ def _subtitle(plan: Plan) -> str:
 def _verdict(plan: Plan) -> str:
     """Whether it fits, how long a step takes and how sure that is, and what binds, in two sentences."""
     step = plan.prediction.step_seconds
-    spare, limit = min(
-        (plan.memory_limit_of(n) - stage.peak_bytes, plan.memory_limit_of(n))
-        for n, stage in enumerate(plan.stages)
+    spare, number = min(
+        (plan.memory_limit_of(n) - stage.peak_bytes, n) for n, stage in enumerate(plan.stages)
     )
+    limit = plan.memory_limit_of(number)
     share = 100 * abs(spare) / limit
     fits = f"Fits, with {size(spare)} ({share:.1f} %) to spare."
     if spare < 0:
-        fits = f"Does not fit: {size(-spare)} ({share:.1f} %) over the budget of every device."
+        fits = f"Does not fit: {size(-spare)} ({share:.1f} %) over the budget of stage {number}."
     binding = ", ".join(f"{name} {100 * t / step:.0f} %" for name, t in binding_terms(plan))
     return (
         f"{fits} A step takes {seconds(step)}, between {seconds(step / RANGE)} and "
@@ -94,8 +94,8 @@ def binding_terms(plan: Plan) -> list[tuple[str, float]]:
     return sorted(terms, key=lambda item: -item[1])[:BINDING_TERMS]
 
 
-def _tiles(plan: Plan) -> tuple[tuple[str, str, str], ...]:
-    p, step, peak = plan.prediction, plan.prediction.step_seconds, plan.peak_bytes
+def _tiles(plan: Plan, fullest: int) -> tuple[tuple[str, str, str], ...]:
+    p, step, peak = plan.prediction, plan.prediction.step_seconds, plan.stages[fullest].peak_bytes
     fits = "fits" if plan.fits else "too large"
     optimality = plan.status if not plan.gap else f"within {100 * plan.gap:.2g} %"
     searched = "" if plan.complete else ", search was stopped"
@@ -103,7 +103,7 @@ def _tiles(plan: Plan) -> tuple[tuple[str, str, str], ...]:
     rate = p.tokens_per_second if tokens else p.samples_per_second
     micro = micro_batches(plan.micro_batches)
     return (
-        ("peak memory", gib(peak), f"{fits}: budget {gib(plan.memory_limit_of(0))}"),
+        ("peak memory", gib(peak), f"{fits}: budget {gib(plan.memory_limit_of(fullest))}"),
         ("step", seconds(step), f"{seconds(step / RANGE)} to {seconds(step * RANGE)}"),
         ("throughput", f"{rate:,.0f}", "tokens per second" if tokens else "samples per second"),
         ("MFU", f"{100 * p.mfu:.1f} %", "of peak rate"),

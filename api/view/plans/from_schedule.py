@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ....cost_model.communication.stage_transfer import plan_transfers
-from ....cost_model.explain.by_kind import seconds_by_kind
+from ....cost_model.explain.by_kind import exposed_seconds_by_kind
 from ....cost_model.explain.step_terms import StageTerms, stage_terms
 from ....cost_model.explain.term import Term
 from ....cost_model.pipeline.closed_form import chunk_shares, schedule_rows, simulate_plan
@@ -37,13 +37,17 @@ def step_parts(plan: Plan, number: int) -> Parts:
 
 
 def kinds(half: Term) -> Parts:
-    """Seconds of computing, and of every kind of collective."""
-    return merged((traffic(name) or "compute", s) for name, s in seconds_by_kind(half).items())
+    """Seconds of computing, and of every kind of collective beside which nothing is computed."""
+    seconds = exposed_seconds_by_kind(half)
+    return merged((traffic(name) or "compute", s) for name, s in seconds.items())
 
 
 def sync_parts(plan: Plan, number: int, terms: StageTerms) -> Parts:
     """Seconds of what a stage does once per step: it adds up gradients, updates, gathers weights."""
-    named = [(traffic(name) or "optimizer", s) for name, s in seconds_by_kind(terms.sync).items()]
+    named = [
+        (traffic(name) or (name if name == "optimizer" else "compute"), s)
+        for name, s in exposed_seconds_by_kind(terms.sync).items()
+    ]
     if plan.groups:
         elsewhere = ("sums of gradients over groups", gradient_sum_seconds(plan, number))
         updates = next((i for i, (name, _) in enumerate(named) if name == "optimizer"), len(named))
@@ -104,7 +108,19 @@ def timeline_of(plan: Plan) -> TimelineChart | None:
         tick_seconds=tick,
         steady_bytes=steady,
         each_bytes=each,
-        hint=f"{micro_batches(plan.micro_batches)}, {len(simulated):,} forwards and backwards",
+        hint=_counted(plan, simulated),
+    )
+
+
+def _counted(plan: Plan, slots: Sequence[Slot]) -> str:
+    """`16 micro-batches, 128 forwards and 128 backwards`; of one stage and micro-batch nothing."""
+    if len(slots) == 2:
+        return "one micro-batch"
+    forwards = sum(slot.kind == "F" for slot in slots)
+    backwards = sum(slot.kind in "BI" for slot in slots)
+    return (
+        f"{micro_batches(plan.micro_batches)}, {forwards:,} forwards and {backwards:,} backwards"
+        " of all stages"
     )
 
 

@@ -16,7 +16,7 @@ from ....ir.model.mesh import MICRO
 from ....ir.model.model import Model
 from ....ir.plan.groups.schedule import neighbours, tiles_of
 from ....ir.plan.plan import Layers, Plan
-from ....ir.text.units import seconds
+from ....ir.text.units import figure, seconds
 from ..call_names import ranges, span_name
 from ..from_model import data_edges
 from ..layout import arrange
@@ -302,7 +302,9 @@ def _counted(counts: Counter[str]) -> str:
 
 
 def megabytes(amount: int) -> str:
-    return f"{amount / 1e6:.3g} MB" if amount < 1e9 else f"{amount / 1e9:.3g} GB"
+    if amount < 999.5e6:
+        return f"{figure(amount / 1e6)} MB"
+    return f"{figure(amount / 1e9)} GB"
 
 
 def strategy_rows(plan: Plan) -> Iterable[tuple[str, ...]]:

@@ -10,6 +10,7 @@ from ....ir.plan.difference import memory_actions
 from ....ir.plan.family import DEVICE_GROUPS, family, is_megatron
 from ....ir.plan.plan import Alternative, Plan
 from ....ir.text.units import gib, micro_batches, seconds
+from ....planner.question.options import SIMPLER_WITHIN
 from ..report import Point, Rival
 
 MOST_TERMS = 10
@@ -102,8 +103,36 @@ def _impossible(plan: Plan, families: dict[str, list[Alternative]]) -> Iterator[
 
 
 def reasons_of(plan: Plan) -> tuple[str, ...]:
-    """What binds the choice: memory, where something faster would not fit; else time alone."""
-    return (_memory_reason(plan), _time_reason(plan))
+    """What binds the choice: what was asked for, where something faster fits as well; memory, where
+    something faster would not fit; else time alone."""
+    asked = _asked(plan)
+    return (asked, _memory_reason(plan)) if asked else (_memory_reason(plan), _time_reason(plan))
+
+
+def _asked(plan: Plan) -> str:
+    """Empty where nothing that fits is faster."""
+    step = plan.prediction.step_seconds
+    faster = [a for a in plan.alternatives if a.fits and a.step_seconds < step]
+    if not faster:
+        return ""
+    a = min(faster, key=lambda a: a.step_seconds)
+    if step - a.step_seconds <= SIMPLER_WITHIN * step:
+        return (
+            f"Of plans too near to be told apart this is the simplest: {_with(a)} fits as well and "
+            f"would take {seconds(a.step_seconds)} ({_change(plan, a)})."
+        )
+    return (
+        f"It was asked for: {_with(a)} fits as well and would take {seconds(a.step_seconds)} "
+        f"({_change(plan, a)})."
+    )
+
+
+def _with(a: Alternative) -> str:
+    return f"{a.name} with {micro_batches(a.micro_batches)} and {a.memory}"
+
+
+def _change(plan: Plan, a: Alternative) -> str:
+    return f"{100 * (a.step_seconds / plan.prediction.step_seconds - 1):+.1f} %"
 
 
 def _memory_reason(plan: Plan) -> str:
@@ -113,7 +142,7 @@ def _memory_reason(plan: Plan) -> str:
         a = min(larger, key=lambda a: a.peak_bytes)
         return (
             f"Memory binds: {a.name} with {a.memory} would take {seconds(a.step_seconds)} "
-            f"({100 * (a.step_seconds / step - 1):+.1f} %), but needs {gib(a.peak_bytes)} of "
+            f"({_change(plan, a)}), but needs {gib(a.peak_bytes)} of "
             f"{gib(plan.memory_limit_of(0))}."
         )
     actions = [action for action in memory_actions(plan).split("+") if action != "keep"]
@@ -130,14 +159,10 @@ def _time_reason(plan: Plan) -> str:
     if not fitting:
         return "Nothing else that was priced fits."
     a = min(fitting, key=lambda a: a.step_seconds)
-    change = 100 * (a.step_seconds / plan.prediction.step_seconds - 1)
-    what = f"{a.name} with {micro_batches(a.micro_batches)} and {a.memory}"
-    if change < 0:
-        return f"It was asked for: {what} would be {-change:.1f} % faster, and fits."
     sure = "nothing that was searched is faster than the plan"
     if plan.gap:
         sure = f"a better plan could be {100 * plan.gap:.2g} % faster at most"
-    return f"Time decides among what fits: next best is {what}, {change:+.1f} %; {sure}."
+    return f"Time decides among what fits: next best is {_with(a)}, {_change(plan, a)}; {sure}."
 
 
 def points_of(plan: Plan) -> tuple[Point, ...]:

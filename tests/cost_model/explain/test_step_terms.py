@@ -1,9 +1,12 @@
 """The terms of a plan add up to its prediction, and every formula gives its value."""
 
 import pytest
+import torch
 from msgspec.structs import replace
 
+from plait.api.view.plans.from_schedule import step_parts
 from plait.cost_model.explain.memory_terms import LEGEND, memory_term
+from plait.cost_model.explain.overlap_terms import AHEAD
 from plait.cost_model.explain.step_terms import step_term
 from plait.cost_model.explain.term import legend
 from plait.cost_model.hardware import load_cluster
@@ -49,6 +52,18 @@ def test_the_terms_are_the_prediction(model, strategy, cluster, micro):
     for number, stage in enumerate(plan.stages):
         memory = memory_term(plan, number)
         assert {t.name: t.value for t in memory.parts} == {n: v for n, v in stage.memory_terms if v}
+
+
+def test_terms_of_several_buckets_are_the_prediction():
+    """Updated weights of all but the first bucket are gathered beside the next forward."""
+    with torch.device("meta"):
+        module, batch = zoo.llama(2, batch=16, hidden_size=1024)
+    plan = made(trace(module.train(), batch), "zero1=8", "8xh100")
+    names = [term.name for term in step_term(plan).leaves() if term.value]
+    assert AHEAD in names
+    assert step_term(plan).value == pytest.approx(plan.prediction.step_seconds, rel=1e-12)
+    parts = step_parts(plan, 0)
+    assert sum(s for _, s in parts) == pytest.approx(plan.prediction.step_seconds, rel=1e-9)
 
 
 @pytest.mark.parametrize(("strategy", "cluster"), [*STRATEGIES, ("tp=8", "8xh100")])
