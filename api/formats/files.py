@@ -14,6 +14,7 @@ from ...ir.files.reading import naming, read_bytes, read_verified
 from ...ir.lowering.cast import PRECISIONS
 from ...ir.model.model import Model
 from ...ir.model.verify import require
+from ...ir.plan.engines import ENGINES
 from ...ir.plan.placement import (
     GRAPH_FORMAT,
     Placement,
@@ -23,7 +24,6 @@ from ...ir.plan.placement import (
 )
 from ...ir.plan.plan import Plan
 from ...ir.plan.verify import verify_plan
-from ...planner.question.engines import ENGINES
 
 T = TypeVar("T")
 

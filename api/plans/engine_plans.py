@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from ...ir.devices.cluster import Cluster
 from ...ir.errors import PlaitError, UsageError
 from ...ir.model.model import Model
+from ...ir.plan.engines import Engine, engine_named
 from ...ir.plan.plan import Plan
 from ...ir.text.units import gib, seconds
 from ...planner.interop.differences import differences
@@ -27,7 +28,6 @@ from ...planner.interop.engine_layout import (
     layout_of_plan,
     pins_of_layout,
 )
-from ...planner.question.engines import Engine, engine_named
 from ...planner.question.options import PlanOptions, training_of_plan
 from ...planner.question.pins import Pin
 from ...planner.search.driver import SearchSpace

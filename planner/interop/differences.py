@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby
 
+from ...ir.plan.engines import engine_named
 from ...ir.plan.flat_shard import FULL
 from ...ir.plan.plan import Plan
-from ..question.engines import engine_named
 from .engine_layout import EngineLayout, layer_actions, stack_of_plan
 
 

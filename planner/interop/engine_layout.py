@@ -18,10 +18,10 @@ from msgspec.structs import replace
 
 from ...ir.errors import UsageError
 from ...ir.model.model import Model
+from ...ir.plan.engines import engine_named
 from ...ir.plan.memory_action import KEEP, RECOMPUTE, MemoryAction
 from ...ir.plan.plan import Plan
 from ...ir.plan.strategy import ROLES, SEQUENCE_FLAG, Strategy
-from ..question.engines import engine_named
 from ..question.pins import Pin, matches
 from .layer_span import LayerStack, layer_stack
 

@@ -15,6 +15,7 @@ from ...ir.compression.settings import WithVariants
 from ...ir.errors import UsageError
 from ...ir.lowering.cast import HALF_PRECISIONS, PRECISIONS
 from ...ir.model.tensor import ITEM_BYTES
+from ...ir.plan.engines import ENGINES, Engine, engine_named
 from ...ir.plan.flat_shard import Fraction
 from ...ir.plan.memory_action import MemoryAction
 from ...ir.plan.plan import Optimizer, OptimizerDemand, Plan
@@ -23,7 +24,6 @@ from ...ir.plan.schedules.registry import SCHEDULES, schedule_named
 from ...ir.plan.strategy import ROLES
 from ...ir.text.units import parse_memory
 from ...ir.unknown_name import unknown_name
-from .engines import ENGINES, Engine, engine_named
 from .pins import Pin, parse_pin
 
 # fmt: off

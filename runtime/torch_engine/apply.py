@@ -14,7 +14,7 @@ Names, optimizer and loop stay the user's; every rank feeds its own samples, of 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +28,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...ir.errors import UsageError
 from ...ir.model.model import Model
+from ...ir.plan.engines import ENGINES
 from ...ir.plan.memory_action import KEEP, MemoryAction
 from ...ir.plan.plan import Plan
 from ...ir.plan.strategy import ROLES, Strategy
@@ -35,7 +36,8 @@ from .local_widths import fit_widths
 from .same_outputs import calls_of, evaluating, fingerprints, first_difference
 from .sequence_styles import TOKENS, sequence_styles
 from .shared_gradients import SharedParameters
-from .stages import SCHEDULES, LossFn, PipelinedModule, chunk_places, schedule_stages, split
+from .stages import LossFn, PipelinedModule, chunk_places, schedule_stages, split
+from .stand_ins import StandIns, stand_ins
 from .styles import AXIS, parallel_styles, tie_again
 from .vocabulary_loss import VocabularyLoss, computes, loss_of, vocabulary_head
 
@@ -62,25 +64,15 @@ def check_appliable(plan: Plan) -> Strategy:
         )
     if plan.compression:
         raise UsageError(f"PyTorch's engine sends no {plan.compression[0].program} messages")
-    strategy = strategies[0]
-    strange = [r for r, n in strategy.axes if n > 1 and not _runs(r)]
-    if strange or strategy.size("ep") > 1:
-        role = (*strange, "ep")[0]
-        raise UsageError(
-            f"PyTorch's engine runs no {role} ({ROLES[role].about}); plan for it: --engine torch"
-        )
-    if strategy.stages > 1 and strategy.size(AXIS) > 1:
-        raise UsageError("PyTorch's pipelining exports modules: tp does not go with pp there")
-    if strategy.stages > 1 and plan.schedule not in SCHEDULES:
+    strategy, engine = strategies[0], ENGINES["torch"]
+    if (reason := engine.refusal(strategy)) is not None:
+        raise UsageError(f"PyTorch's engine runs no {strategy}: {reason}; plan with --engine torch")
+    if strategy.stages > 1 and plan.schedule not in engine.schedules:
         raise UsageError(
             f"PyTorch's engine has no schedule {plan.schedule}; plan with --schedule "
-            f"{'|'.join(SCHEDULES)}, or with --engine torch"
+            f"{'|'.join(engine.schedules)}, or with --engine torch"
         )
     return strategy
-
-
-def _runs(role: str) -> bool:
-    return ROLES[role].batch or ROLES[role].stages or role == AXIS
 
 
 def apply_plan(
@@ -112,12 +104,15 @@ def apply_plan(
     return module
 
 
-def _split_operators(module: nn.Module, plan: Plan, sample: TracedBatch, mesh: DeviceMesh) -> None:
-    """Split layers over the tensor axis, and a loss over the vocabulary where the plan does; raises
-    UsageError where a layer then computes something else."""
+def _split_operators(
+    module: nn.Module, plan: Plan, sample: TracedBatch, mesh: DeviceMesh
+) -> Iterable[str]:
+    """Split layers over the tensor axis, and a loss over the vocabulary where the plan does without
+    stages; gives the paths of what is split. Raises UsageError where a layer then computes something
+    else."""
     paths = [path for path, _ in layer_actions(module, plan)]
     before = fingerprints(module, paths, sample.batch)
-    expected = _own_loss(module, sample)
+    expected = _own_loss(module, sample) if len(plan.stages) == 1 else None
     styles = parallel_styles(module, plan, sample.model)
     every = styles
     if check_appliable(plan).sequence_parallel:
@@ -147,6 +142,7 @@ def _split_operators(module: nn.Module, plan: Plan, sample: TracedBatch, mesh: D
         )
     if loss is not None and expected is not None:
         _check_loss(loss, module, sample, expected)
+    return styles
 
 
 def _own_loss(module: nn.Module, sample: TracedBatch) -> Tensor | None:
@@ -176,8 +172,13 @@ def _pipelined(
 ) -> PipelinedModule:
     """This rank's stages of a module."""
     strategy = check_appliable(plan)
+    places: StandIns = {}
+    if strategy.size(AXIS) > 1:
+        paths = _split_operators(module, plan, sample, mesh)
+        places = stand_ins(module, paths, calls_of(module, sample.batch))
     ranks = strategy.batch_degree() * plan.micro_batches
-    chunks, shared = split(module, plan, first_samples(sample.batch, ranks), sample.loss_fn)
+    micro_batch = first_samples(sample.batch, ranks)
+    chunks, shared = split(module, plan, micro_batch, sample.loss_fn, places)
     rank = mesh[PIPELINE].get_local_rank()
     mine = {i: chunks[i] for i in chunk_places(plan).numbers(rank)}
     applied = PipelinedModule(list(mine.values()), mesh[PIPELINE])
@@ -207,7 +208,7 @@ def layer_actions(module: nn.Module, plan: Plan) -> Iterator[tuple[str, MemoryAc
     for path in paths:
         if not any(path.startswith(f"{other}.") for other in paths):
             action = plan.layers_of(plan.calls.index(path)).memory
-            if action.chunked or action.partial:
+            if not ENGINES["torch"].allows_action(action):
                 raise UsageError(f"{path}: PyTorch's engine has no memory action {str(action)!r}")
             yield path, action
 

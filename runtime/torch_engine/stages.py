@@ -32,6 +32,7 @@ from ...ir.plan.schedules.chunk_map import ChunkMap
 from ...ir.plan.schedules.registry import chunk_map
 from .shared_gradients import SharedParameters
 from .stage_values import ChunkValues, chunk_values
+from .stand_ins import put_back, standing_in
 
 ONE_CHUNK = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
 SCHEDULES: dict[str, Any] = {
@@ -162,21 +163,39 @@ def _splitting(module: nn.Module, points: Mapping[str, set[str]]) -> Iterator[No
 
 
 def split(
-    module: nn.Module, plan: Plan, batch: Mapping[str, Tensor] | tuple[Tensor, ...], loss_fn: LossFn
+    module: nn.Module,
+    plan: Plan,
+    batch: Mapping[str, Tensor] | tuple[Tensor, ...],
+    loss_fn: LossFn,
+    places: Mapping[str, nn.Module],
 ) -> tuple[list[ChunkModule], Shared]:
     """The plan's model chunks, in the order of the model, with the module's parameters, and the names
-    of those that several stages use. `batch`: samples of one micro-batch."""
-    given = dict(batch) if isinstance(batch, Mapping) else None
-    named = given or {_argument(i): x for i, x in enumerate(batch)}
-    splitting = _splitting(module, split_points(module, plan))
-    with splitting, _forward_to_loss(module, given is not None, loss_fn):
+    of those that several stages use. `batch`: samples of one micro-batch; `places`: stand-ins of layers
+    that tensor ranks split."""
+    keywords = dict(batch) if isinstance(batch, Mapping) else None
+    named = keywords or {_argument(i): x for i, x in enumerate(batch)}
+    points = split_points(module, plan)
+    standing, to_loss = (
+        standing_in(module, places),
+        _forward_to_loss(module, keywords is not None, loss_fn),
+    )
+    with standing, _splitting(module, points), to_loss:
         pipe = pipeline(module, (), dict(named))
     if pipe.num_stages != len(plan.model_chunks):
         raise UsageError(
             f"the module runs in {pipe.num_stages} parts, the plan has {len(plan.model_chunks)}"
         )
     values = chunk_values(pipe.split_gm.graph)
-    chunks = [ChunkModule(pipe.get_stage_module(i), v) for i, v in enumerate(values)]
+    programs = [pipe.get_stage_module(i) for i in range(pipe.num_stages)]
+    once: set[str] = set()
+    for program in programs:
+        layers = put_back(program, module, places)
+        if once & layers:
+            raise UsageError(
+                f"{min(once & layers)} is called by two stages: no pp beside tp for it"
+            )
+        once |= layers
+    chunks = [ChunkModule(*row) for row in zip(programs, values, strict=True)]
     return chunks, _take_parameters(module, chunks, plan)
 
 

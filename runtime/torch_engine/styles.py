@@ -22,10 +22,13 @@ from torch.distributed.tensor.parallel import (
     SequenceParallel,
 )
 
+from ...ir.analysis.axes import analyse
+from ...ir.analysis.bound_sharding import bind
+from ...ir.analysis.parallel_styles import StyledFunction
 from ...ir.errors import UsageError
-from ...ir.model.model import Function, Model
+from ...ir.model.model import Model
 from ...ir.plan.plan import Layers, Plan
-from ...ir.plan.sharding import OpSplit, Sharding
+from ...ir.plan.sharding import Sharding
 
 AXIS = "tp"
 COLUMNS, ROWS = 0, 1  # the dimension of a linear layer's weight that is split
@@ -48,18 +51,49 @@ def split_layers(plan: Plan) -> Iterator[SplitLayers]:
             yield SplitLayers(layers, sharding, names.index(AXIS))
 
 
-def parameter_shards(plan: Plan, model: Model) -> dict[str, int]:
-    """The dimension that the tensor axis shards, of every parameter that it shards."""
-    shards: dict[str, int] = {}
-    for layers, sharding, place in split_layers(plan):
-        for call in model.calls[layers.first : layers.last]:
-            layouts = sharding.boundary.inputs
-            for name, layout in zip(call.parameters, layouts, strict=False):
-                placement = layout[place]
-                if isinstance(placement, tuple):
-                    shards[name] = _whole_dimension(name, placement)
-    tied = [(p.name, alias) for p in model.parameters for alias in p.aliases]
-    return shards | {alias: shards[name] for name, alias in tied if name in shards}
+class StyledPlan:
+    """What a plan does along its tensor axis, by the names of parameters.
+
+    `shards`: the dimension that is split; `gathered`, `sliced`, `beside`: as of a `StyledFunction`.
+    """
+
+    def __init__(self, plan: Plan, model: Model) -> None:
+        self.shards: dict[str, int] = {}
+        self.gathered, self.sliced, self.beside = set[str](), set[str](), set[str]()
+        functions = {function.name: function for function in model.functions}
+        walked: dict[int, StyledFunction] = {}
+        for layers, sharding, place in split_layers(plan):
+            if layers.sharding not in walked:
+                function = functions[sharding.function]
+                bound = bind(sharding, function, analyse(function))
+                tokens = sharding.strategy.sequence_parallel
+                walked[layers.sharding] = StyledFunction(bound, AXIS, tokens)
+            for call in model.calls[layers.first : layers.last]:
+                self._add(walked[layers.sharding], sharding, place, call.parameters)
+        for parameter in model.parameters:
+            for names in (self.gathered, self.sliced, self.beside):
+                names.update(parameter.aliases if parameter.name in names else ())
+            if parameter.name in self.shards:
+                self.shards |= dict.fromkeys(parameter.aliases, self.shards[parameter.name])
+
+    def _add(
+        self, walked: StyledFunction, sharding: Sharding, axis: int, names: tuple[str, ...]
+    ) -> None:
+        for reason in walked.unsaid(names):
+            raise UsageError(
+                f"no ParallelStyle splits {reason} over {AXIS}; plan with --engine torch or with "
+                "--roles dp,zero2,zero3, or run the plan as a generated program"
+            )
+        for name, layout in zip(names, sharding.boundary.inputs, strict=False):
+            placement = layout[axis]
+            if isinstance(placement, tuple):
+                self.shards[name] = placement[0]
+        for places, into in (
+            (walked.gathered, self.gathered),
+            (walked.sliced, self.sliced),
+            (walked.beside, self.beside),
+        ):
+            into.update(names[place] for place in places)
 
 
 def tie_again(module: nn.Module, model: Model) -> None:
@@ -71,21 +105,13 @@ def tie_again(module: nn.Module, model: Model) -> None:
             module.get_submodule(path).register_parameter(name, shared)
 
 
-def _whole_dimension(name: str, shard: tuple[int, int]) -> int:
-    dimension, factor = shard
-    if factor:
-        raise UsageError(
-            f"{name}: no ParallelStyle splits a factor of a dimension (a joined weight)"
-        )
-    return dimension
-
-
 def parallel_styles(module: nn.Module, plan: Plan, model: Model) -> dict[str, ParallelStyle]:
     """Styles by module path, as `parallelize_module` takes them.
 
     Raises UsageError naming the parameter that no style splits as the plan does.
     """
-    shards = parameter_shards(plan, model)
+    styled = StyledPlan(plan, model)
+    shards = styled.shards
     split = {
         path: kind
         for path, child in module.named_modules()
@@ -98,33 +124,8 @@ def parallel_styles(module: nn.Module, plan: Plan, model: Model) -> dict[str, Pa
             f"{strange[0]} is split over {AXIS}, which no ParallelStyle says; plan with "
             "--roles dp,zero2,zero3, or run the plan as a generated program"
         )
-    styles = dict(_styles(module, split, list(plan.calls)))
-    return styles | dict(_between(module, styles, used_on_shards(plan, model) - set(shards)))
-
-
-def used_on_shards(plan: Plan, model: Model) -> set[str]:
-    """Parameters that operators read which the tensor axis splits: whole ones have partial gradients."""
-    functions = {function.name: function for function in model.functions}
-    names: set[str] = set()
-    for layers, sharding, place in split_layers(plan):
-        splits = [op_splits[place] for op_splits in sharding.op_splits]
-        read = _read_by_split_operators(functions[sharding.function], splits)
-        for call in model.calls[layers.first : layers.last]:
-            names.update(call.parameters[i] for i in read if i < len(call.parameters))
-    return names
-
-
-def _read_by_split_operators(function: Function, splits: list[OpSplit]) -> set[int]:
-    """Positions of the inputs that a split operator of forward reads, perhaps through others."""
-    source = {x.value: place for place, x in enumerate(function.inputs)}
-    read: set[int] = set()
-    for op, split in zip(function.forward_ops, splits, strict=False):
-        sources = {source[v] for v in op.operands() if v in source}
-        if not split.replicates:
-            read |= sources
-        elif len(sources) == 1:
-            source |= dict.fromkeys(op.results, *sources)
-    return read
+    styles = dict(_styles(module, split, list(plan.calls), styled))
+    return styles | dict(_between(module, styles, styled.beside - set(shards)))
 
 
 def _between(
@@ -153,7 +154,7 @@ def _kind(path: str, module: nn.Module, shards: Mapping[str, int]) -> int | None
 
 
 def _styles(
-    module: nn.Module, split: Mapping[str, int], calls: list[str]
+    module: nn.Module, split: Mapping[str, int], calls: list[str], styled: StyledPlan
 ) -> Iterator[tuple[str, ParallelStyle]]:
     """Styles in the order of the module; a layer is a call of the plan, else the whole rest."""
     by_layer: dict[str, list[str]] = {}
@@ -162,19 +163,26 @@ def _styles(
         by_layer.setdefault(max(owners, key=len, default=""), []).append(path)
     for layer, paths in by_layer.items():
         for place, path in enumerate(paths):
-            yield path, _style(module.get_submodule(path), split, paths, place, bool(layer))
+            before, after = (paths[:place], paths[place + 1 :]) if layer else ((), ())
+            rows_follow = any(split[p] == ROWS for p in after)
+            columns_before = any(split[p] == COLUMNS for p in before)
+            weight = f"{path}.weight"
+            yield (
+                path,
+                _style(
+                    module.get_submodule(path),
+                    split[path],
+                    rows_follow and weight not in styled.gathered,
+                    columns_before and weight not in styled.sliced,
+                ),
+            )
 
 
-def _style(
-    child: nn.Module, split: Mapping[str, int], paths: list[str], place: int, in_layer: bool
-) -> ParallelStyle:
-    """The style of the module at `place` of its layer's split modules."""
-    kind, embedding = split[paths[place]], isinstance(child, nn.Embedding)
-    rows_follow = in_layer and any(split[p] == ROWS for p in paths[place + 1 :])
-    columns_before = in_layer and any(split[p] == COLUMNS for p in paths[:place])
+def _style(child: nn.Module, kind: int, hands_on: bool, takes_shard: bool) -> ParallelStyle:
+    """The style of one module: columns that hand their shard on, rows that take one."""
+    embedding = isinstance(child, nn.Embedding)
     if kind == COLUMNS:
-        hands_on = rows_follow and not embedding
+        hands_on = hands_on and not embedding
         return ColwiseParallel(output_layouts=Shard(-1) if hands_on else Replicate())
-    if embedding:
-        return RowwiseParallel(input_layouts=Replicate())
-    return RowwiseParallel(input_layouts=Shard(-1) if columns_before else Replicate())
+    takes_shard = takes_shard and not embedding
+    return RowwiseParallel(input_layouts=Shard(-1) if takes_shard else Replicate())

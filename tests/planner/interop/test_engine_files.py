@@ -12,9 +12,9 @@ from msgspec.structs import replace
 
 from plait.api.formats.engine_files import FORMATS, engine_of, engine_text, read_engine_file
 from plait.ir.errors import FileError
+from plait.ir.plan.engines import ENGINES
 from plait.planner.interop.engine_layout import EngineLayout
 from plait.planner.interop.megatron import layout_text, parse_layout
-from plait.planner.question.engines import ENGINES
 
 TABLE = Path(__file__).with_name("published_layouts.csv")
 SUFFIXES = {

@@ -9,10 +9,10 @@ from plait.cost_model.execution_model import engine_execution
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
 from plait.ir.errors import UsageError
+from plait.ir.plan.engines import ENGINES
 from plait.ir.plan.memory_action import MemoryAction
 from plait.ir.plan.strategy import parse_strategy
 from plait.planner import plan
-from plait.planner.question.engines import ENGINES
 from plait.planner.question.options import PlanOptions
 from plait.planner.question.pins import pin_all
 from plait.planner.search.driver import SearchSpace
@@ -56,7 +56,7 @@ def test_every_candidate_is_one_that_the_engine_can_run(space, name):
         ("torchtitan", "tp=2,zero3=4", "from the outside in"),
         ("torchtitan", "zero3=4@1/2,tp=2", "whole weights"),
         ("torch", "zero3=4,sp=2", "sp has no size"),
-        ("torch", "pp=2,zero2=2,tp=2", "no tp beside pp"),
+        ("torch", "pp=2,zero2=2,tp=2,sp", "no tp=N,sp beside pp"),
         ("galvatron", "dp=2,zero3=4", "one of"),
     ],
 )

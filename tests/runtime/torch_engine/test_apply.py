@@ -17,7 +17,7 @@ from plait.planner import PlanOptions, plan
 from plait.planner.question.pins import Pin, pin_all
 from plait.runtime.torch_engine.apply import check_appliable, layer_actions
 from plait.runtime.torch_engine.stage_values import chunk_values
-from plait.runtime.torch_engine.styles import parallel_styles
+from plait.runtime.torch_engine.styles import StyledPlan, parallel_styles
 from plait.runtime.torch_engine.vocabulary_loss import vocabulary_head
 from plait.tests.ranks import launch
 
@@ -84,6 +84,7 @@ def test_every_role_trains_as_one_process_does(source, tmp_path, ranks):
             pin_all(f"dp={half},zero3=2"),
             pin_all(f"zero3={half},tp=2"),
             pin_all(f"pp={half},zero3=2"),
+            pin_all(f"pp={half},tp=2"),
         ]
     paths = []
     for number, pinned in enumerate(pins):
@@ -115,7 +116,7 @@ def test_layers_are_the_modules_of_the_plan(source):
 @pytest.mark.parametrize(
     ("pins", "what"),
     [
-        (pin_all("pp=2,tp=2"), "tp does not go with pp"),
+        (pin_all("pp=2,tp=2,sp"), "no tp=N,sp beside pp"),
         (pin_all("sp=2"), "no sp"),
         ((*pin_all("dp=2"), Pin("layers.1", parse_strategy("zero3=2"))), "one strategy"),
     ],
@@ -134,10 +135,10 @@ from torch import nn
 class Layer(nn.Module):
     def __init__(self):
         super().__init__()
-        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+        self.up, self.down = nn.Linear(64, 512), nn.Linear(512, 64)
 
     def forward(self, x):
-        heads = self.up(x).view(len(x), -1, 4, 4).softmax(1)  # all heads, whatever arrives
+        heads = self.up(x).view(len(x), -1, 4, 128).softmax(1)  # all heads, whatever arrives
         return x + self.down(heads.flatten(2).view(*x.shape[:2], -1))
 
 class Net(nn.Module):
@@ -151,7 +152,7 @@ class Net(nn.Module):
         return x
 
 def make():
-    return Net(), (torch.randn(4, 6, 8),), lambda output, batch: output.square().mean()
+    return Net(), (torch.randn(4, 64, 64),), lambda output, batch: output.square().mean()
 """
 
 
@@ -160,7 +161,8 @@ def make():
 def test_code_that_counts_on_whole_widths_is_refused_by_its_layer(tmp_path):
     (tmp_path / "factory.py").write_text(WHOLE_WIDTH)
     source = f"{tmp_path}/factory.py:make"
-    made, _ = planned(source, *pin_all("tp=2"))
+    made, model = planned(source, *pin_all("tp=2"))
+    assert {"layers.0.up.weight", "layers.0.down.weight"} <= set(StyledPlan(made, model).shards)
     made.save(tmp_path / "plan.json")
     printed = launch(2, [WORKER, source, str(tmp_path / "plan.json")], timeout_seconds=60)
     assert "refused: layers.0 computes something else" in printed[0]

@@ -17,12 +17,12 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from ...ir.errors import UsageError
-from ...ir.plan.flat_shard import FULL
-from ...ir.plan.memory_action import MemoryAction
-from ...ir.plan.schedules.registry import SCHEDULES
-from ...ir.plan.strategy import ROLES, Strategy
-from ...ir.unknown_name import unknown_name
+from ..errors import UsageError
+from ..unknown_name import unknown_name
+from .flat_shard import FULL
+from .memory_action import MemoryAction
+from .schedules.registry import SCHEDULES
+from .strategy import ROLES, Strategy
 
 ActionKind = Literal["keep", "recompute", "save", "offload", "split"]
 ACTIONS: tuple[ActionKind, ...] = ("keep", "recompute", "save", "offload", "split")
@@ -130,6 +130,10 @@ def _tokens_between_tensor_operators(strategy: Strategy) -> bool:
     return strategy.sequence_parallel
 
 
+def _tokens_between_operators_of_stages(strategy: Strategy) -> bool:
+    return strategy.sequence_parallel and strategy.stages > 1
+
+
 def _ulysses(strategy: Strategy) -> bool:
     return strategy.size("sp") > 1
 
@@ -161,9 +165,9 @@ ENGINES: dict[str, Engine] = {
                 ORDER,
                 ONE_ZERO,
                 Rule(
-                    "its pipelining exports modules, which tensor-parallel styles do not take: no tp "
-                    "beside pp",
-                    _beside("pp", "tp"),
+                    "its pipelining exports modules, in which no style gathers shares of tokens: no "
+                    "tp=N,sp beside pp",
+                    _tokens_between_operators_of_stages,
                 ),
                 NO_ULYSSES,
             ),
