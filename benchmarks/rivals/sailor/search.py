@@ -20,6 +20,7 @@ from plait.benchmarks.rivals.sailor.question import WORST, Scenario, Score, step
 from plait.benchmarks.rivals.sailor.quick_prices import CompactPlan, Price, QuickPrices
 from plait.benchmarks.rivals.sailor.seeds import SeedSearch
 from plait.benchmarks.rivals.sailor.stocks import stocks_of
+from plait.benchmarks.rivals.sailor.zone_seeds import zone_seeds
 
 TRIED_SHARE = 2  # of the plans that are priced: one of so many is a seed
 CLIMBS = 6  # seeds from which to climb first
@@ -68,12 +69,11 @@ class ShapeSearch:
     @property
     def most_priced(self) -> int:
         stock = self.stocks[0]
-        if len(stock.zones) * len(stock.kinds) == 1:
+        if len(stock.kinds) == 1:
             return LEAST_PRICED
         if self.scenario.objective != "throughput":
             return 3 * LEAST_PRICED
-        harder = sum(stock.total) ** 2 // (12 if len(stock.kinds) > 1 else 48)
-        return min(MOST_PRICED, LEAST_PRICED + harder)
+        return min(MOST_PRICED, LEAST_PRICED + sum(stock.total) ** 2 // 12)
 
     def best(self) -> CompactPlan | None:
         if not self.stocks:
@@ -81,6 +81,8 @@ class ShapeSearch:
         seeds = SeedSearch(self.prices, self.scenario, self.stocks, self.floor_seconds)
         tried = islice(seeds.shapes(), self.most_priced // TRIED_SHARE)
         shapes = {shape for seed in tried if (shape := self.trimmed(seed)) is not None}
+        in_zones = sorted(zone_seeds(self.prices, self.stocks))[: self.most_priced // TRIED_SHARE]
+        shapes |= {seed.shape for seed in in_zones}
         ranked = sorted(sorted(shapes), key=self.score)
         optima = [self.climb(shape) for shape in _diverse(ranked)]
         best = min(optima, key=self.score, default=None)

@@ -6,6 +6,7 @@ from math import inf
 import numpy as np
 import pytest
 
+from plait.benchmarks.rivals.aceso.boundaries import SplitTimes, alternated, lowered
 from plait.benchmarks.rivals.aceso.judge import AcesoJudge
 from plait.benchmarks.rivals.aceso.plan import AcesoPlan, AcesoStage, Degrees
 from plait.benchmarks.rivals.aceso.profile import GPT, AcesoModel, Operators, Setting, Variant
@@ -97,3 +98,28 @@ def test_a_run_ends_before_the_next_layer():
     saved = values[1:4].sum() * 2  # the last of a layer, and the embedding before the first, stay
     peak = max(values[0], values[1:5].sum())
     assert again - first == pytest.approx(peak - saved)
+
+
+class AdditiveTimes:
+    """Stages that take the sum of their operators."""
+
+    def __init__(self, micros: np.ndarray) -> None:
+        self.ends = np.concatenate([[0.0], np.cumsum(micros)])
+
+    def estimate(self, first: int, last: int, place: None) -> float:
+        return float(self.ends[last] - self.ends[first])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_moved_boundaries_are_nearly_the_best_of_all(seed):
+    random, stages, operators = np.random.default_rng(seed), 4, 24
+    times = SplitTimes([AdditiveTimes(random.uniform(1, 3, operators))] * stages, [None] * stages)
+    start = [0, 2, 4, 6, operators]
+    moved = lowered(times, alternated(times, start))
+    best = min(
+        times.slowest((0, *inner, operators))
+        for inner in combinations(range(1, operators), stages - 1)
+    )
+    assert all(first < last for first, last in pairwise(moved))
+    assert (moved[0], moved[-1]) == (0, operators)
+    assert times.slowest(moved) <= 1.05 * best < times.slowest(start)

@@ -25,6 +25,7 @@ from plait.benchmarks.rivals.sailor.profile import (
 from plait.benchmarks.rivals.sailor.question import Scenario
 from plait.benchmarks.rivals.sailor.quick_prices import CompactPlan, QuickPrices, Run
 from plait.benchmarks.rivals.sailor.search import search
+from plait.benchmarks.rivals.sailor.zone_seeds import balanced
 
 KINDS, ZONES, DEGREES, SIZES, LAYERS, SAMPLES = ("fast", "slow"), ("a", "b"), (1, 2), (1, 2), 4, 24
 
@@ -151,6 +152,36 @@ def test_table_prices_are_the_judges_on_random_plans():
         price, judge = QuickPrices(profile, cloud).price(compact), SailorJudge(profile, cloud)
         assert price.seconds == pytest.approx(judge.step_seconds(compact.plan()), rel=1e-12)
         assert price.dollars == pytest.approx(judge.dollars(compact.plan()), rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_balanced_bounds_have_the_fastest_slowest_stage_of_all_that_fit(seed):
+    prices = QuickPrices(*random_problem(seed))
+    for key, stages in product(sorted(prices.usable), range(1, LAYERS + 2)):
+        slowest = [
+            max(prices.busy_rows[key][a][b] for a, b in spans)
+            for bounds in splits()
+            if len(spans := list(pairwise(bounds))) == stages
+            and all(prices.fits(key, a, b, stages - 1 - i) for i, (a, b) in enumerate(spans))
+        ]
+        bounds = balanced(prices, key, stages)
+        assert (bounds is None) == (not slowest)
+        if bounds is not None:
+            times = [prices.busy_rows[key][a][b] for a, b in pairwise(bounds)]
+            assert len(times) == stages
+            assert max(times) == pytest.approx(min(slowest), rel=2e-3)
+
+
+def test_stages_that_fill_zones_keep_gradients_inside():
+    # links between zones carry messages of a micro-batch, but gradients would take most of the step
+    profile, cloud = random_problem(0)
+    near, far = Link(0.0, 0.0, 10.0), Link(0.0, 0.0, 0.3)
+    links = {(a, b): near if a.zone == b.zone else far for a, b in cloud.links}
+    cloud = msgspec.structs.replace(cloud, links=links, memory_bytes={"fast": 80e9, "slow": 80e9})
+    fleet = {zone: {"fast": 8, "slow": 0} for zone in ZONES}
+    answer = search(QuickPrices(profile, cloud), Scenario("s", "m", fleet, "throughput"))
+    assert answer is not None
+    assert all(len({run.group.zone for run in stage}) == 1 for stage in answer.plan.stages)
 
 
 def group(random: Random) -> TensorGroup:
