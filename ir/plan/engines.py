@@ -22,7 +22,7 @@ from ..unknown_name import unknown_name
 from .flat_shard import FULL
 from .memory_action import MemoryAction
 from .schedules.registry import SCHEDULES
-from .strategy import ROLES, Strategy
+from .strategy import ROLES, SEQUENCE_FLAG, Strategy
 
 ActionKind = Literal["keep", "recompute", "save", "offload", "split"]
 ACTIONS: tuple[ActionKind, ...] = ("keep", "recompute", "save", "offload", "split")
@@ -40,7 +40,7 @@ class Engine(msgspec.Struct, frozen=True):
     """What an engine can run. `roles`, kinds of memory `actions` and `schedules` are those of plans;
     `mixes`: what may differ between layers; `even`: stages have equal numbers of layers; `extras`:
     compressed messages, fractions of weights and mixtures of devices are for generated programs;
-    `styles`: tensor ranks split what a ParallelStyle of PyTorch says."""
+    `styles`: tensor ranks split what a ParallelStyle of PyTorch says; `absent`: roles, and why."""
 
     name: str
     about: str
@@ -51,13 +51,17 @@ class Engine(msgspec.Struct, frozen=True):
     even: bool = False
     extras: bool = False
     styles: bool = False
+    absent: tuple[tuple[str, str], ...] = ()
     rules: tuple[Rule, ...] = ()
 
     def refusal(self, strategy: Strategy) -> str | None:
         """Why the engine cannot run a strategy; None where it can."""
         strange = [r for r, n in strategy.axes if r not in self.roles and n > 1]
         if strange:
-            return f"{self.name} has no {strange[0]} ({ROLES[strange[0]].about})"
+            about = dict(self.absent).get(strange[0], ROLES[strange[0]].about)
+            return f"{self.name} has no {strange[0]} ({about})"
+        if strategy.sequence_parallel and SEQUENCE_FLAG not in self.roles:
+            return f"{self.name} keeps whole activations between tensor operators: no sp beside tp"
         if not self.extras and strategy.fraction != FULL:
             return f"{self.name} shards whole weights, not fractions of them"
         broken = (rule.reason for rule in self.rules if rule.broken(strategy))
@@ -161,6 +165,7 @@ ENGINES: dict[str, Engine] = {
             schedules=("gpipe", "1f1b", "interleaved", "zb-h1", "zbv", "dualpipev"),
             mixes="memory",
             styles=True,
+            absent=(("cp", "its context_parallel has attention for kernels of CUDA alone"),),
             rules=(
                 ORDER,
                 ONE_ZERO,

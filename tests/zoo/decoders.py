@@ -33,6 +33,22 @@ def llama(layers=2, batch=8, seq=12, **config):
     return LlamaForCausalLM(hf_config), text(batch, seq)
 
 
+def olmo2(layers=2, batch=8, seq=12, **config):
+    """Norms of all heads at once."""
+    from transformers import Olmo2Config, Olmo2ForCausalLM
+
+    hf_config = Olmo2Config(
+        num_hidden_layers=layers,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        pad_token_id=0,
+        eos_token_id=0,
+        **SIZES,
+        **config,
+    )
+    return Olmo2ForCausalLM(hf_config), text(batch, seq)
+
+
 def mixtral(layers=2, batch=8, seq=12, **config):
     from transformers import MixtralConfig, MixtralForCausalLM
 
