@@ -7,17 +7,17 @@ stage 1   rank 8   [F0: compute | all_reduce over tp | ...] [F1] [B0] ...   with
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ....cost_model.communication.stage_transfer import plan_transfers
+from ....cost_model.pipeline.closed_form import chunk_shares
 from ....ir.errors import UsageError
 from ....ir.plan.plan import Plan
-from ....ir.plan.workload import Collectives
 from ..plans.from_schedule import timeline_of
 from ..report import TimelineChart
-from .slots import Slot, slots_of
+from .messages import SYNC, Message, messages_of
+from .slots import Slot, events_in_turn, slots_of
 
 NAMES = {"F": "forward", "B": "backward", "I": "backward of inputs", "W": "backward of weights"}
 MOST_EVENTS = 150_000
@@ -42,9 +42,9 @@ class _PlanTrace:
         self.plan, self.chart = plan, chart
         self.slots = list(slots_of(chart))
         self.ranks_per_stage = min(len(plan.ranks_of(s)) for s in range(len(plan.stages)))
-        slices = sum(1 + len(slot.kind.parts) for slot in self.slots)
-        self.shown = max(1, min(self.ranks_per_stage, MOST_EVENTS // max(1, slices)))
-        self.sent = {s: _collectives(plan, s) for s in range(len(plan.stages))}
+        events = sum(3 + len(slot.kind.parts) for slot in self.slots)  # two are a flow
+        self.shown = max(1, min(self.ranks_per_stage, MOST_EVENTS // max(1, events)))
+        self.sent = {s: messages_of(plan, s) for s in range(len(plan.stages))}
         self.flow = 0
 
     def events(self) -> Iterator[TraceEvent]:
@@ -53,16 +53,24 @@ class _PlanTrace:
         for slot in self.slots:
             for rank in self.ranks(slot.row):
                 yield from self.slices(slot, rank)
-        for event in self.chart.events:
+        for event in events_in_turn(self.chart, self.slots):
             if event.row < len(self.plan.stages):
                 for rank in self.ranks(event.row):
                     start, end = event.start_seconds, event.end_seconds
-                    yield self.slice(event.row, rank, event.label, "once per step", start, end)
+                    category = NAMES.get(event.kind, "once per step")
+                    part = self.slice(event.row, rank, event.label, category, start, end)
+                    sent = self.sent[event.row].get((SYNC, event.label.split(" as ")[0]), [])
+                    if sent:
+                        part |= {
+                            "cat": "collective",
+                            "args": _about(sent, rank, self.first(event.row)),
+                        }
+                    yield part
         yield from self.memory()
         yield from self.flows()
 
     def names(self, stage: int) -> Iterator[TraceEvent]:
-        first = self.plan.ranks_of(stage)[0]
+        first = self.first(stage)
         shown = f"{self.shown} of {self.ranks_per_stage} ranks shown, all do the same"
         name = f"stage {stage}" + (f" ({shown})" if self.shown < self.ranks_per_stage else "")
         yield {"ph": "M", "name": "process_name", "pid": stage, "args": {"name": name}}
@@ -71,9 +79,11 @@ class _PlanTrace:
             thread = {"name": f"rank {rank}"}
             yield {"ph": "M", "name": "thread_name", "pid": stage, "tid": rank, "args": thread}
 
+    def first(self, stage: int) -> int:
+        return self.plan.ranks_of(stage)[0]
+
     def ranks(self, stage: int) -> range:
-        first = self.plan.ranks_of(stage)[0]
-        return range(first, first + self.shown)
+        return range(self.first(stage), self.first(stage) + self.shown)
 
     def slice(
         self, stage: int, rank: int, name: str, category: str, start: float, end: float
@@ -90,29 +100,36 @@ class _PlanTrace:
         whole["args"] = {"micro_batch": slot.micro_batch, "chunk": kind.chunk}
         yield whole
         total = sum(amount for _, amount in kind.parts) or 1.0
+        shares = chunk_shares(self.plan, self.plan.stages[slot.row])
         for name, amount in kind.parts:
-            stop = start + amount / total * kind.seconds
-            part = self.slice(slot.row, rank, name, "compute", start, min(stop, end))
-            collectives = self.sent[slot.row].get((kind.kind, name), [])
-            if collectives or name != "compute":
-                part["cat"] = "collective"
-                part["args"] = _about(collectives, rank)
+            stop = min(start + amount / total * kind.seconds, end)
+            part = self.slice(slot.row, rank, name, "compute", start, stop)
+            half = "F" if kind.kind == "F" else "B"
+            sent = self.sent[slot.row].get((half, name.split(" as ")[0]), [])
+            if sent or name != "compute":
+                about = _about(sent, rank, self.first(slot.row), shares[kind.chunk])
+                part |= {"cat": "collective", "args": about}
             yield part
             start = stop
 
     def memory(self) -> Iterator[TraceEvent]:
         """Bytes of a device of every stage: a forward adds its activations, a backward lets go."""
         steady, each = self.chart.steady_bytes, self.chart.each_bytes
-        waiting = [0] * len(steady)
-        for slot in self.slots:
-            if slot.kind.kind == "I":
-                continue
-            forward = slot.kind.kind == "F"
-            waiting[slot.row] += 1 if forward else -1
-            at = slot.start_seconds if forward else slot.end_seconds
-            amount = steady[slot.row] + waiting[slot.row] * each[slot.row]
-            counter = {"ph": "C", "name": "memory", "pid": slot.row, "ts": at * MICRO}
-            yield {**counter, "args": {"bytes": amount}}
+        for stage in range(len(self.plan.stages)):
+            waiting = 0
+            for kind, start, end in self.halves(stage):
+                waiting += 1 if kind == "F" else -1
+                at, amount = start if kind == "F" else end, steady[stage] + waiting * each[stage]
+                counter = {"ph": "C", "name": "memory", "pid": stage, "ts": at * MICRO}
+                yield {**counter, "args": {"bytes": amount}}
+
+    def halves(self, stage: int) -> list[tuple[str, float, float]]:
+        """Forwards and (last parts of) backwards of a stage, as kind, start and end."""
+        run = [(x.kind.kind, x.start_seconds, x.end_seconds) for x in self.slots if x.row == stage]
+        run += [
+            (x.kind, x.start_seconds, x.end_seconds) for x in self.chart.events if x.row == stage
+        ]
+        return [half for half in run if half[0] in "FBW"]
 
     def flows(self) -> Iterator[TraceEvent]:
         """Arrows from the end of a slot to the start of the one that waits for what it sends."""
@@ -132,39 +149,32 @@ class _PlanTrace:
                 self.flow += 1
                 ends = (("s", slot, slot.end_seconds), ("f", reader, reader.start_seconds))
                 for phase, end, seconds in ends:
-                    rank = self.plan.ranks_of(end.row)[0] + offset
+                    rank = self.first(end.row) + offset
                     event = {"ph": phase, "id": self.flow, "name": "send", "cat": "transfer"}
                     inside = seconds - 1e-9 if phase == "s" else seconds
-                    place = {"pid": end.row, "tid": rank, "ts": inside * MICRO, "bp": "e"}
-                    yield {**event, **place, "args": args}
+                    place = {"pid": end.row, "tid": rank, "ts": inside * MICRO}
+                    binding = {"bp": "e"} if phase == "f" else {}  # to the slice around it
+                    yield {**event, **place, **binding, "args": args}
 
     def number(self, slot: Slot) -> int:
         """The model chunk of a slot, counted along the model."""
         return self.plan.chunk_map.number(slot.row, slot.kind.chunk)
 
 
-def _collectives(plan: Plan, stage: int) -> dict[tuple[str, str], list[Collectives]]:
-    """Collectives of one micro-batch on a stage, by direction and name."""
-    named: dict[tuple[str, str], list[Collectives]] = defaultdict(list)
-    for layers in plan.layers:
-        if plan.stages[stage].contains(layers.first) and not layers.batch_only:
-            for kind, work in (("F", layers.forward), ("B", layers.backward)):
-                for sent in work.collectives:
-                    named[kind, f"{sent.kind} over {sent.axis}"].append(sent)
-    return named
-
-
-def _about(collectives: list[Collectives], rank: int) -> dict[str, Any]:
-    """Bytes per device, and the ranks that take part with this one."""
-    if not collectives:
+def _about(
+    messages: Sequence[Message], rank: int, first: int, share: float = 1.0
+) -> dict[str, Any]:
+    """Bytes that a device sends, a `share` of those of its stage, and the ranks that take part with
+    this one; `first` is the first of the stage."""
+    if not messages:
         return {}
-    size, stride = collectives[0].size, collectives[0].stride
-    first = rank - rank // stride % size * stride
-    ranks = [first + i * stride for i in range(size)]
-    text = f"{ranks[:8]}" if size <= 8 else f"{ranks[:4]} … {ranks[-1]}"
+    size, stride = max((m.size, m.stride) for m in messages)
+    lowest = rank - (rank - first) // stride % size * stride
+    ranks = [lowest + i * stride for i in range(size)]
+    text = f"{ranks}" if size <= 8 else f"{ranks[:4]} … {ranks[-1]}"
     return {
-        "bytes": sum(c.amount_bytes * c.count for c in collectives),
-        "kinds_of_messages": len(collectives),
+        "bytes": round(share * sum(m.sent_bytes for m in messages)),
+        "messages": max(1, round(share * sum(m.count for m in messages))),
         "group": text,
         "group_size": size,
     }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from ..report import Event, SlotKind, TimelineChart
 
@@ -36,8 +38,22 @@ def slots_of(chart: TimelineChart) -> Iterator[Slot]:
 
 def all_events(chart: TimelineChart) -> Iterator[Event]:
     """Slots and events alike; `F3.1` is the forward of micro-batch 3 in chunk 1."""
-    for slot in slots_of(chart):
+    slots = list(slots_of(chart))
+    for slot in slots:
         chunks = any(kind.chunk for kind in chart.slots[slot.row].kinds)
         label = f"{slot.kind.kind}{slot.micro_batch}" + (f".{slot.kind.chunk}" if chunks else "")
         yield Event(slot.row, slot.kind.kind, label, slot.start_seconds, slot.end_seconds)
-    yield from chart.events
+    yield from events_in_turn(chart, slots)
+
+
+def events_in_turn(chart: TimelineChart, slots: Iterable[Slot]) -> Iterator[Event]:
+    """Events that are no slots, each no earlier than the end of what its row did before: times of a
+    chart are rounded, and readers drop slices that cross."""
+    ends: dict[int, float] = {}
+    for slot in slots:
+        ends[slot.row] = max(ends.get(slot.row, 0.0), slot.end_seconds)
+    for event in sorted(chart.events, key=lambda e: (e.row, e.start_seconds)):
+        start = max(event.start_seconds, ends.get(event.row, 0.0))
+        end = max(event.end_seconds, start)
+        ends[event.row] = end
+        yield replace(event, start_seconds=start, end_seconds=end)

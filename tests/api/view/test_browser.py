@@ -1,11 +1,17 @@
 """Pages in a headless Chromium: texts stay in their boxes and off each other, in both schemes."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from plait.api.cli import main
+from plait.api.formats.files import read
 from plait.api.view import render
+from plait.api.view.plans.from_schedule import step_parts
+from plait.ir.plan.plan import Plan
 from plait.tests.api.view.test_view import hostile_report
+from plait.tests.api.view.trace_faults import trace_faults
 from plait.tests.browser import CHROMIUM, Browser
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no browser at hand")
@@ -58,6 +64,25 @@ def test_pages_have_no_faults(browser, pages):
                 where = f"{file.stem} at {width}, {scheme}: "
                 faults += [where + fault for fault in faults_of(browser, file, width, scheme)]
     assert faults == []
+
+
+@pytest.mark.long
+def test_traces_have_no_faults(pages, tmp_path):
+    for file in sorted(pages[0].parent.glob("*.json")):
+        trace = tmp_path / file.name
+        assert main(["view", str(file), "--format", "chrome-trace", "-o", str(trace)]) == 0
+        assert trace_faults(json.loads(trace.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.long
+def test_what_a_step_is_made_of_is_the_step(pages):
+    for file in sorted(pages[0].parent.glob("*.json")):
+        if file.stem == "placement":
+            continue
+        plan = read(file, Plan, "plait/plan")
+        step = pytest.approx(plan.prediction.step_seconds, rel=1e-9)
+        for number in range(len(plan.stages)):
+            assert sum(seconds for _, seconds in step_parts(plan, number)) == step
 
 
 def faults_of(browser: Browser, file: Path, width: int, scheme: str) -> list[str]:
