@@ -16,10 +16,10 @@ SYNC = "S"  # once per step; beside the kinds of slots
 
 
 class Message(NamedTuple):
-    """Bytes that a device sends in `count` messages to the `size` ranks that stand `stride` apart."""
+    """Bytes that a device sends in `messages` messages to the `size` ranks that stand `stride` apart."""
 
     sent_bytes: float
-    count: int
+    messages: int
     size: int
     stride: int
 

@@ -174,7 +174,7 @@ def _about(
     text = f"{ranks}" if size <= 8 else f"{ranks[:4]} … {ranks[-1]}"
     return {
         "bytes": round(share * sum(m.sent_bytes for m in messages)),
-        "messages": max(1, round(share * sum(m.count for m in messages))),
+        "messages": max(1, round(share * sum(m.messages for m in messages))),
         "group": text,
         "group_size": size,
     }

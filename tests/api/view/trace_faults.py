@@ -1,5 +1,5 @@
 """What is wrong with a Chrome trace, by the documented format ("Trace Event Format"): phases X, M, C, s
-and f with their fields, slices of a thread that nest, both ends of flows inside slices, counters in order."""
+and f with their fields, nested slices of a thread, flows with both ends in slices, counters in order."""
 
 from collections import defaultdict
 from typing import Any
@@ -83,5 +83,5 @@ def _end(event: Event) -> float:
     return event["ts"] + event["dur"]
 
 
-def _holds(event: Event, moment: float) -> bool:
-    return event["ts"] - ROUNDING <= moment <= _end(event) + ROUNDING
+def _holds(event: Event, microseconds: float) -> bool:
+    return event["ts"] - ROUNDING <= microseconds <= _end(event) + ROUNDING
