@@ -15,7 +15,7 @@ from ....ir.plan.workload import StrategyBytes
 SYNC = "S"  # once per step; beside the kinds of slots
 
 
-class Message(NamedTuple):
+class TracedMessages(NamedTuple):
     """Bytes that a device sends in `messages` messages to the `size` ranks that stand `stride` apart."""
 
     sent_bytes: float
@@ -24,10 +24,10 @@ class Message(NamedTuple):
     stride: int
 
 
-def messages_of(plan: Plan, stage: int) -> dict[tuple[str, str], list[Message]]:
+def messages_of(plan: Plan, stage: int) -> dict[tuple[str, str], list[TracedMessages]]:
     """Of one forward ("F"), one backward ("B") and the end of a step ("S"), by the name of the term;
     those of a model chunk are taken together with those of all others of its stage."""
-    named: dict[tuple[str, str], list[Message]] = defaultdict(list)
+    named: dict[tuple[str, str], list[TracedMessages]] = defaultdict(list)
     for layers in plan.layers:
         if not layers.batch_only and not plan.stages[stage].contains(layers.first):
             continue
@@ -35,7 +35,7 @@ def messages_of(plan: Plan, stage: int) -> dict[tuple[str, str], list[Message]]:
         for kind, work in halves if not layers.batch_only else ((SYNC, layers.forward),):
             for sent in work.collectives:
                 count = sent.count * (layers.last - layers.first)
-                message = Message(sent.amount_bytes * count, count, sent.size, sent.stride)
+                message = TracedMessages(sent.amount_bytes * count, count, sent.size, sent.stride)
                 named[kind, f"{sent.kind} over {sent.axis}"].append(message)
     for share in plan.stages[stage].bytes_by_strategy:
         axes = axes_of(plan, share.strategy, share.bytes.item_bytes, plan.cluster_of(stage))
@@ -44,7 +44,7 @@ def messages_of(plan: Plan, stage: int) -> dict[tuple[str, str], list[Message]]:
     return dict(named)
 
 
-def _of_weights(share: StrategyBytes, axes: BatchAxes) -> Iterator[tuple[str, str, Message]]:
+def _of_weights(share: StrategyBytes, axes: BatchAxes) -> Iterator[tuple[str, str, TracedMessages]]:
     """Messages of weights and gradients, around calls and once per step."""
     gathered, scattered = "all_gather of weights", "reduce_scatter of gradients"
     for kind, name, calls, send in (
@@ -64,7 +64,7 @@ def _of_weights(share: StrategyBytes, axes: BatchAxes) -> Iterator[tuple[str, st
             yield SYNC, f"{exchange.kind} over {role}", message
 
 
-def _messages(exchange: Exchange, count: int) -> Iterator[tuple[str, Message]]:
+def _messages(exchange: Exchange, count: int) -> Iterator[tuple[str, TracedMessages]]:
     for axis in exchange.axes:
         group = axis.group
-        yield axis.role, Message(exchange.amount * count, count, group.size, group.stride)
+        yield axis.role, TracedMessages(exchange.amount * count, count, group.size, group.stride)

@@ -16,7 +16,7 @@ from ....ir.errors import UsageError
 from ....ir.plan.plan import Plan
 from ..plans.from_schedule import timeline_of
 from ..report import TimelineChart
-from .messages import SYNC, Message, messages_of
+from .messages import SYNC, TracedMessages, messages_of
 from .slots import Slot, events_in_turn, slots_of
 
 NAMES = {"F": "forward", "B": "backward", "I": "backward of inputs", "W": "backward of weights"}
@@ -162,7 +162,7 @@ class _PlanTrace:
 
 
 def _about(
-    messages: Sequence[Message], rank: int, first: int, share: float = 1.0
+    messages: Sequence[TracedMessages], rank: int, first: int, share: float = 1.0
 ) -> dict[str, Any]:
     """Bytes that a device sends, a `share` of those of its stage, and the ranks that take part with
     this one; `first` is the first of the stage."""
