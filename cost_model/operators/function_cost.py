@@ -19,7 +19,7 @@ from ..communication.compressed_all_reduce import CompressedReductions
 from ..execution_model import COMPILED
 from .half_cost import HalfCost, HalfCostTable
 from .operator_cost import Pricer
-from .sampled_function import LinearAmounts, SampledFunction
+from .sampled_function import Floats, LinearAmounts, SampledFunction
 
 T = TypeVar("T")
 ALL_GATHER = "comm.all_gather"
@@ -236,7 +236,7 @@ class FunctionCostTable(SampledFunction):
                 state_values | shared,
                 saved - shared,
             ),
-            self.saved_lines(saved, self.saved_by_kernels(small)),
+            self.saved_lines(saved, self.saved_by_kernels(small, large)),
         )
 
     def partitioned(self, local: Function, variant: Variant) -> GraphHalves:
@@ -254,15 +254,16 @@ class FunctionCostTable(SampledFunction):
                 backward = (*backward[:at], op, *backward[at:])
         return replace(halves, backward=backward)
 
-    def saved_by_kernels(self, halves: GraphHalves) -> LinearAmounts:
+    def saved_by_kernels(self, small: GraphHalves, large: GraphHalves) -> LinearAmounts:
         """Bytes that operators of forward leave for those of backward beside their results, unless
         backward runs them again."""
-        again = {op.results for op in halves.backward}
-        ops = [op for op in halves.forward if op.results not in again]
-        near, far = (
-            np.array([self.pricer.load(local, op).saved_bytes for op in ops], dtype=np.float64)
-            for local in self.local_functions
-        )
+
+        def amounts(local: Function, halves: GraphHalves) -> Floats:
+            again = {op.results for op in halves.backward}
+            ops = [op for op in halves.forward if op.results not in again]
+            return np.array([self.pricer.load(local, op).saved_bytes for op in ops], np.float64)
+
+        near, far = map(amounts, self.local_functions, (small, large))
         return self.interpolate(near, far)
 
     def boundary_bytes(self) -> BoundaryBytes[LinearAmounts]:

@@ -32,6 +32,10 @@ from .locate import current_user_line, trace_error
 from .moe_modules import recorded_experts
 from .outputs import ForwardOutputs, stand_in_loss
 from .python_state.rebound import module_tensors, write_rebound
+from .replaced import flexible
+from .replaced.norms import BatchNorm, batch_norm
+from .replaced.sequences import Sequences
+from .replaced.transforms import Transforms
 from .torch_private import (
     FakeTensorMode,
     autocast_of_cpu,
@@ -41,12 +45,10 @@ from .torch_private import (
     tensor_tables,
     torch_compiling,
 )
-from .values import flexible
 from .values.branches import Branches
 from .values.explore import OtherSide
 from .values.guards import guarded
 from .values.numbers import finite_numbers
-from .values.sequences import Sequences
 
 LossFunction = Callable[[Any, Any], torch.Tensor]
 StateTensor = TypeVar("StateTensor", Parameter, ModelInput)
@@ -242,7 +244,12 @@ def _recording(model: nn.Module, invocations: list[Invocation], lines: bool) -> 
 
 def replacements_of(branches: Branches) -> dict[Any, Callable[..., Any]]:
     """What is called while a model is recorded, by function of torch that no mode sees."""
-    return {**flexible.replacements(), **Sequences(branches.selections).replacements()}
+    return {
+        **flexible.replacements(),
+        **Sequences(branches.selections).replacements(),
+        **Transforms().replacements(),
+        BatchNorm.forward: batch_norm,
+    }
 
 
 def _in_type(items: list[StateTensor], dtype: str) -> list[StateTensor]:

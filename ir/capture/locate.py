@@ -45,6 +45,11 @@ def _innermost(frames: list[tuple[str, int]]) -> str:
     return line_text(*(of_user or outside)[-1]) if of_user or outside else "the model"
 
 
+def in_torch(file: str) -> bool:
+    """Whether a file is one of torch, except for what runs functions of users that it decorates."""
+    return _inside(file, (_TORCH_ROOT,)) and not file.endswith("_contextlib.py")
+
+
 def _in_package(file: str) -> bool:
     return _inside(file, (os.path.join(_PACKAGE_ROOT, "ir"), os.path.join(_PACKAGE_ROOT, "api")))
 

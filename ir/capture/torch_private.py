@@ -26,7 +26,7 @@ from torch.autograd.function import _is_setup_context_defined, _SingleLevelFunct
 from torch.fx.experimental.proxy_tensor import get_proxy_slot, track_tensor_tree
 from torch.nn.modules import module as module_hooks
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 __all__ = [
     "CAST",
@@ -73,8 +73,10 @@ __all__ = [
     "tensor_hooks",
     "tensor_tables",
     "torch_compiling",
+    "tree_flatten",
     "tree_leaves",
     "tree_map",
+    "tree_unflatten",
     "write_count",
 ]
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from ..analysis.axes import OpAxes
 from ..analysis.dataflow import Dataflow, analyse_dataflow
 from ..errors import MismatchError
+from ..model.loops import Dims
 from ..model.model import Argument, Function, Model, Op
 from ..model.tensor import TensorType
 from ..passes import Pass
@@ -48,8 +50,22 @@ def _function(function: Function, dataflow: Dataflow, old: int, new: int) -> Fun
     types = tuple(
         _type(function, value, dataflow, old, new) for value in range(len(function.types))
     )
-    return replace(
-        function, types=types, ops=tuple(_op(op, function.types, types) for op in function.ops)
+    known, batch = dataflow.axes[function.name].ops, dataflow.batch_factors[function.name]
+    ops = (
+        _op(op, _batch_loops(axes, batch), (function.types, types), (old, new))
+        for op, axes in zip(function.ops, known, strict=True)
+    )
+    return replace(function, types=types, ops=tuple(ops))
+
+
+def _batch_loops(known: OpAxes, batch: frozenset[int]) -> tuple[tuple[int, Dims], ...]:
+    """Literal arguments that are sizes: their positions, and of each dim the loops over samples."""
+    if known.declared is None:
+        return ()
+    over = {option.loop for option in known.options if option.factor_id in batch}
+    return tuple(
+        (position, tuple(tuple(loop for loop in dim if loop in over) for dim in dims))
+        for position, dims in known.declared.shapes
     )
 
 
@@ -67,8 +83,15 @@ def _type(function: Function, value: int, dataflow: Dataflow, old: int, new: int
     return TensorType(tuple(shape), function.types[value].dtype)
 
 
-def _op(op: Op, before: tuple[TensorType, ...], after: tuple[TensorType, ...]) -> Op:
-    """Literal shapes of the results follow them."""
+def _op(
+    op: Op,
+    sizes: tuple[tuple[int, Dims], ...],
+    types: tuple[tuple[TensorType, ...], tuple[TensorType, ...]],
+    samples: tuple[int, int],
+) -> Op:
+    """Literal shapes of the results follow them, and literal sizes follow their loops."""
+    before, after = types
+    old, new = samples
     changed: dict[Argument, Argument] = {
         before[r].shape: after[r].shape for r in op.results if r >= 0
     }
@@ -76,4 +99,12 @@ def _op(op: Op, before: tuple[TensorType, ...], after: tuple[TensorType, ...]) -
     def follow(argument: Argument) -> Argument:
         return changed.get(argument, argument) if isinstance(argument, tuple) else argument
 
-    return replace(op, args=tuple(follow(a) for a in op.args))
+    args = [follow(a) for a in op.args]
+    for position, dims in sizes:
+        literal = op.args[position]
+        if args[position] == literal and isinstance(literal, tuple) and len(literal) == len(dims):
+            args[position] = tuple(
+                size * new // old if loops and isinstance(size, int) else size
+                for size, loops in zip(literal, dims, strict=True)
+            )
+    return replace(op, args=tuple(args))

@@ -39,7 +39,7 @@ def gradients(*args: Any, **kwargs: Any) -> tuple[Tensor | None, ...]:
     outputs, inputs = _tensors(options["outputs"]), _tensors(options["inputs"])
     seeds = _tensors(options["grad_outputs"])
     path = _Path(outputs, inputs)
-    derived = path.gradients(inputs, seeds)
+    derived = path.gradients(inputs, seeds, options["create_graph"])
     if None in derived and not options["allow_unused"]:
         raise TraceError(f"{current_user_line()}: an input of grad was not used by its outputs")
     if options["create_graph"]:
@@ -83,20 +83,21 @@ class _Path:
             )
 
     def gradients(
-        self, inputs: Sequence[Tensor], seeds: Sequence[Tensor]
+        self, inputs: Sequence[Tensor], seeds: Sequence[Tensor], again: bool
     ) -> tuple[Tensor | None, ...]:
+        """The gradients; `again`: of operators that have derivatives themselves."""
         values = [n.meta["val"] for n in self.sources]
         mode = fake_mode_of(values[0])
         with apart_from_recording(), mode:
             shapes = [torch.empty_like(v) for v in (*values, *seeds)]
             for value in shapes[: len(inputs)]:
                 value.requires_grad_(True)
-            derived = make_fx(self.local(len(seeds)))(*shapes)
+            derived = make_fx(self.local(len(seeds), again))(*shapes)
         known = dict(zip(self.inputs, inputs, strict=True))
         sources = [known[n] if n in known else recorded_value(n) for n in self.sources]
-        return _replayed(derived, [*sources, *seeds])
+        return replayed(derived, [*sources, *seeds])
 
-    def local(self, seeds: int) -> Callable[..., tuple[Tensor | None, ...]]:
+    def local(self, seeds: int, again: bool) -> Callable[..., tuple[Tensor | None, ...]]:
         """The gradients as a function of sources and seeds."""
 
         def function(*values: Tensor) -> tuple[Tensor | None, ...]:
@@ -106,7 +107,9 @@ class _Path:
                 known[node] = node.target(*args[0], **args[1])  # type: ignore[operator]
             given = values[len(values) - seeds :] if seeds else None
             outputs, inputs = ([known[n] for n in nodes] for nodes in (self.outputs, self.inputs))
-            return torch.autograd.grad(outputs, inputs, given, allow_unused=True)
+            return torch.autograd.grad(
+                outputs, inputs, given, create_graph=again, allow_unused=True
+            )
 
         return function
 
@@ -122,7 +125,7 @@ def _reached(
     return reached
 
 
-def _replayed(graph: fx.GraphModule, values: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+def replayed(graph: fx.GraphModule, values: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
     """Run a graph on recorded tensors, which records it; what torch detaches to keep it is no detach."""
     known: dict[fx.Node, Any] = {}
     rest = iter(values)

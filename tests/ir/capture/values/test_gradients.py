@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import func, nn
 
 from plait.ir.capture import execute, trace
 from plait.ir.errors import TraceError
@@ -46,7 +46,19 @@ def first_order(body, x):
     return (body(x).square().mean() + slope.square().sum() * body[2].bias).sum()
 
 
-@pytest.mark.parametrize("loss", [penalty, curvature, inner_step, first_order])
+def bends(body, x):
+    bend = func.vmap(func.jacrev(func.grad(lambda point: body(point).squeeze())))(x)
+    slope = func.vmap(func.grad(lambda point, scale: (body(point) * scale).sum()), (0, None))
+    return bend.square().mean() + slope(x, body[2].bias).square().mean()
+
+
+def along_a_line(body, x):
+    value, change = func.jvp(body, (x * body[2].bias,), (torch.ones_like(x),))
+    _, pull = func.vjp(body, x * body[2].bias)
+    return (value * change).mean() + pull(change)[0].square().mean()
+
+
+@pytest.mark.parametrize("loss", [bends, along_a_line, penalty, curvature, inner_step, first_order])
 def test_gradients_of_gradients(loss) -> None:
     torch.manual_seed(0)
     module, x = Net(loss), torch.randn(4, 6, dtype=torch.float64)
@@ -70,3 +82,13 @@ def test_a_gradient_through_random_numbers_is_refused() -> None:
 
     with pytest.raises(TraceError, match=r"test_gradients.py:\d+.*grad through aten.dropout"):
         trace(Net(noisy), torch.randn(4, 6, dtype=torch.float64))
+
+
+def test_a_transform_of_what_ends_gradients_is_refused() -> None:
+    def stopped(body, x):
+        return func.vmap(func.grad(lambda point: (body(point) * body(point).detach()).sum()))(
+            x
+        ).mean()
+
+    with pytest.raises(TraceError, match=r"test_gradients.py:\d+.*detach or no_grad"):
+        trace(Net(stopped), torch.randn(4, 6, dtype=torch.float64))

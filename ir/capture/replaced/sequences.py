@@ -18,7 +18,7 @@ from ...errors import TraceError
 from ..locate import current_user_line
 from ..operators.checked import OPS
 from ..torch_private import below_functions, outside_modes
-from .selected import Selection, Selections
+from ..values.selected import Selection, Selections
 
 Replacement = Callable[..., Any]
 LONGEST = (
