@@ -7,6 +7,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from ..ir.analysis.dataflow import Dataflow
+from ..ir.analysis.row_gradients import sparse_gradients
 from ..ir.compression.registry import COMPRESSED_OPTIMIZERS
 from ..ir.errors import UsageError
 from ..ir.files.json_files import digest
@@ -41,6 +42,11 @@ def refuse_unrunnable(plan: Plan, model: Model) -> None:
         raise UsageError(
             f"{optimizer.name} must see whole tensors or send them itself, which device groups "
             f"cannot give it: {instead}, or take an elementwise optimizer"
+        )
+    for name in sorted(sparse_gradients(model)):
+        raise UsageError(
+            f"the gradient of {name} is of the rows that a step reads (sparse=True), which device "
+            f"groups do not sum: {instead}, or make its embedding without sparse=True"
         )
     if any(strategy.fraction != FULL for strategy in plan.strategies):
         raise UsageError("device groups shard whole weights over zero3, not a fraction of them")

@@ -8,6 +8,7 @@ import msgspec
 
 from ..ir.analysis.bound_sharding import AtOnce, BoundSharding
 from ..ir.analysis.dataflow import Dataflow
+from ..ir.analysis.row_gradients import has_row_gradient
 from ..ir.errors import MismatchError
 from ..ir.lowering.chunk import bind_layers
 from ..ir.lowering.fit import verify_fit
@@ -81,6 +82,7 @@ def lower(
         saved = runs[0].variant
         saved_values = frozenset(saved) if isinstance(saved, tuple) else frozenset[int]()
         local = fuse_bias(run(Localize(), bound, observer), saved_values)
+        _check_rows(function, local, sharding)
         usual = plan.shardings[next(n for n, _ in uses if _same_function(plan, n, number))].strategy
         suffix = "" if sharding.strategy == usual else identifier(str(sharding.strategy))
         name = _name("_".join(filter(None, (function.name, suffix))), memory, used_names)
@@ -112,6 +114,18 @@ def overlapped(
     return msgspec.structs.replace(
         low, local=lists.function, halves=lists.halves, parts=lists.parts
     )
+
+
+def _check_rows(function: Function, local: Function, sharding: Sharding) -> None:
+    """Raise MismatchError where a collective of whole tensors would sum gradients of rows."""
+    for item, mine in zip(function.inputs, local.inputs, strict=True):
+        rows = mine.gradient is None or has_row_gradient(local, mine)
+        if has_row_gradient(function, item) and not rows:
+            raise MismatchError(
+                f"{function.name}: the gradient of {item.name} is of the rows that a step reads "
+                f"(sparse=True), and would be summed inside the function under {sharding.strategy}: "
+                f"pin another strategy for it, or make its embedding without sparse=True"
+            )
 
 
 def _same_function(plan: Plan, one: int, other: int) -> bool:

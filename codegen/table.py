@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from ..ir.analysis.dataflow import Dataflow, analyse_dataflow
+from ..ir.analysis.row_gradients import sparse_gradients
 from ..ir.compression.registry import COMPRESSED_OPTIMIZER_ROLE, COMPRESSED_OPTIMIZERS
 from ..ir.errors import MismatchError
 from ..ir.files.json_files import digest
@@ -124,6 +125,7 @@ def _state_tensors(
     stages: dict[str, set[int]] = {}
     writers: dict[str, int] = {}
     partial_axes: dict[str, tuple[str, ...]] = {}
+    sparse = sparse_gradients(model)
     for number, call in enumerate(model.calls):
         sharding = _sharding(plan, number)
         once = number in graph.batch_only
@@ -143,6 +145,9 @@ def _state_tensors(
         for _, buffer in call.updates:
             stages.setdefault(buffer, set()).update(where)
             writers[buffer] = where[0]
+    sparse = frozenset(p.name for p in model.parameters if p.trainable and p.name in sparse)
+    for name in sorted(sparse):
+        _check_rows(name, plan, stages.get(name, {0}))
     replicated: Layout = tuple(REPLICATE for _ in plan.strategies[0].mesh.axes)
     unsharded: tuple[int, Layout] = 0, replicated
     single = {
@@ -159,6 +164,7 @@ def _state_tensors(
             aliases=p.aliases,
             values=p.values,
             reached=p.kind != "parameter" or not p.trainable or p.name in graph.reached,
+            sparse_gradient=p.name in sparse,
             fraction=(
                 plan.strategies[lies.get(p.name, unsharded)[0]].fraction
                 if p.kind == "parameter"
@@ -168,6 +174,20 @@ def _state_tensors(
         for p in model.parameters
     }
     return _fold_layers(single, runs)
+
+
+def _check_rows(name: str, plan: Plan, stages: set[int]) -> None:
+    """Raise MismatchError where gradients of the rows of a table cannot be summed as such."""
+    problem = ""
+    if plan.optimizer.name in COMPRESSED_OPTIMIZERS:
+        problem = f"{plan.optimizer.name} sums gradients of all rows: take another optimizer"
+    elif len(stages) > 1:
+        problem = f"stages {sorted(stages)} have it: plan without pp"
+    if problem:
+        raise MismatchError(
+            f"the gradient of {name} is of the rows that a step reads (sparse=True), and {problem}, or "
+            f"make its embedding without sparse=True"
+        )
 
 
 def _first(writer: int | None, stages: set[int]) -> tuple[int, ...]:

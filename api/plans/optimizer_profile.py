@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ...ir.analysis.row_gradients import sparse_gradients
 from ...ir.compression.registry import COMPRESSED_OPTIMIZERS
 from ...ir.errors import UsageError
 from ...ir.model.model import Model
@@ -38,10 +39,11 @@ def optimizer_profile(
             raise UsageError(f"param_groups go to an optimizer class, and {optimizer!r} is a name")
         return optimizer or "adamw"
     request = OptimizerRequest(optimizer, arguments or {}, param_groups)
-    contract = contract_of(request, _named_parameters(model))
+    named, sparse = _named_parameters(model), _with_sparse_gradients(model)
+    contract = contract_of(request, named, sparse)
     name = contract.name.lower()
     known = "per tensor" if name in PER_TENSOR else "elementwise"
-    vectors = step_vectors(request, _named_parameters(model))
+    vectors = step_vectors(request, named, sparse)
     as_known = (OPTIMIZERS.get(name), known) == (contract.states, contract.demand)
     if as_known and vectors <= STEP_VECTORS:
         return name
@@ -61,6 +63,17 @@ def _named_parameters(model: nn.Module | Model) -> list[tuple[str, nn.Parameter]
         for p in model.parameters
         if p.trainable
     ]
+
+
+def _with_sparse_gradients(model: nn.Module | Model) -> frozenset[str]:
+    """Names of the tables of which a step gives gradients for the rows that it read."""
+    from torch import nn
+
+    if isinstance(model, Model):
+        return sparse_gradients(model)
+    tables = (nn.Embedding, nn.EmbeddingBag)
+    modules = model.named_modules()
+    return frozenset(f"{path}.weight" for path, m in modules if isinstance(m, tables) and m.sparse)
 
 
 def run_time_optimizer(optimizer: Any) -> Any:

@@ -267,8 +267,9 @@ EXPERTS = (
                 quantity="less communication of embeddings, most",
                 unit="%",
                 paper=87.5,
-                state="nothing",
-                conditions="embeddings are split or replicated whole; gradients are dense",
+                state="program",
+                conditions="not measured; tables are split by rows or replicated, gradients are of the "
+                "rows that were read (sparse=True); hot rows have no replicas",
             ),
         ),
     ),

@@ -10,7 +10,7 @@ replicated rest the second.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 
 from ...ir.compression.program import CompressionAlgorithm, CompressionProgram
@@ -69,7 +69,8 @@ class BatchAxes:
             CompressedCost,
         ] = {}
         self.stage_cache: dict[
-            tuple[tuple[tuple[int, int], ...], int, int, int, tuple[int, ...]], ExchangeSeconds
+            tuple[tuple[tuple[int, int], ...], int, int, int, tuple[int, ...], tuple[int, int]],
+            ExchangeSeconds,
         ] = {}
         self.seconds_cache: dict[tuple[str, float, tuple[GroupAxis, ...]], float] = {}
         self.degree = prod(size for _, size, _ in self.shard_axes)
@@ -155,7 +156,15 @@ class BatchAxes:
         trained, partial = weights.trained_bytes, weights.partial_gradient_bytes
         partial_here = tuple(partial[axis.role] for axis in self.model_axes)
         last = weights.last_call_weight_bytes
-        key = weights.call_weight_bytes, trained, weights.small_tensor_bytes, last, partial_here
+        rows = weights.sparse_bytes, weights.row_bytes
+        key = (
+            weights.call_weight_bytes,
+            trained,
+            weights.small_tensor_bytes,
+            last,
+            partial_here,
+            rows,
+        )
         if key not in self.stage_cache:
             small = weights.small_tensor_bytes / max(trained, 1)
             per_call = weights.call_weight_bytes
@@ -165,10 +174,7 @@ class BatchAxes:
             )
             reduce, update_gather = (
                 self.seconds(exchanges, small)
-                for exchanges in (
-                    self.step_reductions(trained, partial),
-                    self.update_gathers(trained),
-                )
+                for exchanges in (self.step_reductions(weights), self.update_gathers(trained))
             )
             self.stage_cache[key] = ExchangeSeconds(
                 sum(n * seconds for n, seconds in gathers),
@@ -286,11 +292,10 @@ class BatchAxes:
         sent = self.sharded_bytes(amount) * self.gradient_scale
         return (Exchange("gradients", "reduce_scatter", sent, self.shard_axes),)
 
-    def step_reductions(
-        self, weight_bytes: int, partial_bytes: Mapping[str, int]
-    ) -> Sequence[Exchange]:
+    def step_reductions(self, weights: StageBytes) -> Sequence[Exchange]:
         """Reductions of gradients once per step: over replica axes, over model axes along which
-        they are partial, and of what ZeRO has not scattered yet."""
+        they are partial, and of what ZeRO has not scattered yet; rows of tables are gathered."""
+        weight_bytes, partial_bytes = weights.dense_bytes, weights.partial_gradient_bytes
         scale = self.gradient_scale
         part = scale * self.local_fraction("optimizer")
         exchanges = [Exchange("gradients", "all_reduce", weight_bytes * part, self.replica_axes)]
@@ -303,7 +308,15 @@ class BatchAxes:
             exchanges.append(Exchange("gradients", "reduce_scatter", sent, self.shard_axes))
         rest = self.replicated_bytes(weight_bytes) * scale
         exchanges.append(Exchange(None, "all_reduce", rest, self.remainder_axes))
-        return exchanges
+        return [*exchanges, *self.row_gathers(weights.row_bytes)]
+
+    def row_gathers(self, row_bytes: int) -> Iterator[Exchange]:
+        """Gathers of the rows that a step reads of tables, axis by axis, to all ranks that read some."""
+        axes = [*self.replica_axes, *self.shard_axes] if row_bytes else []
+        remaining = prod(axis.size for axis in axes)
+        for axis in axes:
+            remaining //= axis.size
+            yield Exchange(None, "all_gather", row_bytes / remaining, [axis])
 
     def update_gathers(self, weight_bytes: int) -> Sequence[Exchange]:
         """Gathers of updated weights from their owners, once per step."""
@@ -315,9 +328,10 @@ class BatchAxes:
         """Bytes read and written to add a micro-batch's gradients to earlier ones."""
         return 2 * weight_bytes * self.gradient_scale * self.local_fraction("gradient")
 
-    def updated_bytes(self, weight_bytes: int, states: int) -> int:
+    def updated_bytes(self, weights: StageBytes, states: int) -> int:
         """Bytes read and written by the optimizer's step with `states` states per element."""
-        return 2 * self.local_bytes(weight_bytes * (2 + states), "optimizer")
+        dense = self.local_bytes(weights.dense_bytes * (2 + states), "optimizer")
+        return 2 * (dense + weights.row_bytes * (2 + states))
 
 
 def sharded_kinds(strategy: Strategy, execution: ExecutionModel) -> frozenset[str]:

@@ -279,7 +279,7 @@ def _batch_only_terms(plan: Plan, cluster: Cluster) -> Iterator[Term]:
 
 
 def _accumulation_term(share: StrategyBytes, axes: BatchAxes, times: int, cluster: Cluster) -> Term:
-    moved = axes.accumulated_bytes(share.bytes.trained_bytes)
+    moved = axes.accumulated_bytes(share.bytes.dense_bytes)
     count = times if times > 1 else 0
     return stream_term("adding up gradients", "accumulate", moved, count, cluster.device)
 
@@ -391,8 +391,7 @@ def _synchronisation(
 ) -> Iterator[Term]:
     """Terms once per step: gradient reduction, gather of updated weights, optimizer step."""
     trained, small = share.bytes.trained_bytes, small_share(share)
-    reductions = axes.step_reductions(trained, share.bytes.partial_gradient_bytes)
-    yield from _exchange_terms(reductions, axes, small)
+    yield from _exchange_terms(axes.step_reductions(share.bytes), axes, small)
     yield from _exchange_terms(axes.update_gathers(trained), axes, small)
-    updated = axes.updated_bytes(trained, plan.optimizer.states)
+    updated = axes.updated_bytes(share.bytes, plan.optimizer.states)
     yield stream_term("optimizer", plan.optimizer.name, updated, 1, cluster.device)

@@ -174,7 +174,7 @@ def between_calls(
         before = waiting_bytes(stage, case)
         for saved, summed in between_points(stage, case, bool(in_flight.beside)):
             gradients = gradient_bytes(
-                stage, axes, execution, stage.trained_bytes if all_gradients else summed
+                stage, axes, execution, stage.summed_bytes if all_gradients else summed
             )
             activations = before + (saved if execution.frees_per_call else stage.saved_bytes)
             candidates.append(PeakBytes(batch, gradients, activations, 0, 0))
@@ -202,7 +202,7 @@ def between_points(
     if splits and beside.step != "F":
         yield stage.parted_bytes, 0
     if beside.step == ("W" if splits else "B"):
-        yield 0, stage.trained_bytes
+        yield 0, stage.summed_bytes
 
 
 def after_forward(
@@ -211,9 +211,7 @@ def after_forward(
     """Bytes before the first backward at peak in-flight micro-batches; every step reaches this
     point."""
     there = (
-        stage.trained_bytes
-        if in_flight.gradients_accumulated or execution.contiguous_buffers
-        else 0
+        stage.summed_bytes if in_flight.gradients_accumulated or execution.contiguous_buffers else 0
     )
     activations = (
         int((in_flight.peak - 1) * (stage.saved_bytes - stage.last_saved_bytes)) + stage.saved_bytes
@@ -245,13 +243,13 @@ def while_calls_run(
     batch, sent = batch_bytes(stage, in_flight), transfer_buffer_bytes(stage, execution, in_flight)
     in_place = execution.contiguous_buffers
     buffers = [call_buffers(axes, point, in_place) for point in stage.peak_points]
-    all_gradients = gradient_bytes(stage, axes, execution, stage.trained_bytes)
+    all_gradients = gradient_bytes(stage, axes, execution, stage.summed_bytes)
     for case in in_flight.cases():
         before, others = waiting_bytes(stage, case), case.reduced
         for point, (inside, beside, added) in zip(stage.peak_points, buffers, strict=True):
             if not case.meets(point):
                 continue
-            summed = bucket_gradient_bytes(axes, point, stage.trained_bytes)
+            summed = bucket_gradient_bytes(axes, point, stage.summed_bytes)
             gradients = (
                 all_gradients
                 if others or in_place
@@ -273,8 +271,9 @@ def while_optimizer_steps(
 ) -> Iterator[PeakBytes]:
     """Bytes while gradients are reduced, the optimizer steps and updated weights are gathered."""
     batch = batch_bytes(stage, in_flight)
-    gradients = gradient_bytes(stage, axes, execution, stage.trained_bytes)
-    elements = [n // stage.item_bytes for n in (stage.trained_bytes, stage.largest_weight_bytes)]
+    gradients = gradient_bytes(stage, axes, execution, stage.summed_bytes)
+    largest = min(stage.largest_weight_bytes, stage.summed_bytes)
+    elements = [n // stage.item_bytes for n in (stage.summed_bytes, largest)]
     summed_item, stepped_item = gradient_item(stage, execution), step_item(stage, execution)
     summed, summed_largest = (n * summed_item for n in elements)
     stepped, biggest = (axes.local_bytes(n * stepped_item, "optimizer") for n in elements)
@@ -305,10 +304,10 @@ def while_all_step(
     """Bytes while an optimizer steps all parameters as one list, beside buffers of gradients: copies
     of these in the precision that it steps in, and its working tensors of all of them."""
     summed_item, stepped_item = gradient_item(stage, execution), step_item(stage, execution)
-    elements = stage.trained_bytes // stage.item_bytes
+    elements = stage.summed_bytes // stage.item_bytes
     copied = stepped_item * (stepped_item > summed_item)
     working = elements * (copied + execution.step_vectors * FP32_BYTES)
-    gradients = gradient_bytes(stage, axes, execution, stage.trained_bytes)
+    gradients = gradient_bytes(stage, axes, execution, stage.summed_bytes)
     working_bytes = axes.local_bytes(working, "optimizer")
     return PeakBytes(batch_bytes(stage, in_flight), gradients, 0, working_bytes, 0)
 

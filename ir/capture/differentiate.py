@@ -18,6 +18,7 @@ from ..model.model import Function, Input, ModelInput, Op, Output, Ref
 from ..model.tensor import TensorType
 from ..passes import Observer, Pass, run
 from .backward.replay import BackwardReplay
+from .backward.row_gradients import recorded_dense, tables_of_rows, with_row_gradients
 from .decompositions.of_torch import torch_decompositions
 from .export import Invocation, Recording
 from .graph import replace, substitute
@@ -70,6 +71,7 @@ class Differentiate(Pass[FunctionBody, Function], frozen=True):
             raise TraceError(f"in {value.name}: {error}") from error
         value = _derived(value, derived)
         joint = run(Simplify(), JointGraph(graph.ops, graph.types, outputs), self.observer)
+        joint = _with_row_gradients(joint, value)
         joint = _apart_from_parameters(joint, value)
         results = joint.outputs[: len(value.outputs)]
         needed = list(needed_ops(joint.ops, set(results)))
@@ -77,6 +79,15 @@ class Differentiate(Pass[FunctionBody, Function], frozen=True):
         backward = [op for op in joint.ops if forward_values.isdisjoint(op.results)]
         forward = [op for op in joint.ops if not forward_values.isdisjoint(op.results)]
         return _numbered(value, forward, backward, joint, self.scopes)
+
+
+def _with_row_gradients(joint: JointGraph, body: FunctionBody) -> JointGraph:
+    """Gradients as rows for the tables of which the body's embeddings ask for that."""
+    tables = tables_of_rows(body.ops)
+    wanted = [item.value in tables for item in body.inputs if item.wanted]
+    gradients = joint.outputs[len(body.outputs) :]
+    rows = [g for g, is_table in zip(gradients, wanted, strict=False) if is_table]
+    return joint._replace(ops=with_row_gradients(joint.ops, rows)) if rows else joint
 
 
 def _apart_from_parameters(joint: JointGraph, body: FunctionBody) -> JointGraph:
@@ -136,7 +147,7 @@ def _forward(body: FunctionBody, tensors: list[Tensor]) -> tuple[list[Tensor], l
     for op in replay.forward_ops:
         mark = {"invocation": int(op.scope or 0)}
         with torch.fx.traceback.annotate(mark):
-            tensors_out = replay.run(op)
+            tensors_out = replay.run(recorded_dense(op))
         values.update(zip(op.results, tensors_out, strict=True))
         for tensor in tensors_out:
             if tensor is not None:  # as a backward operator gives for what needs no gradient

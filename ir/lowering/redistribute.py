@@ -19,7 +19,6 @@ from ..errors import MismatchError
 from ..model.layout import Layout, local_factors
 from ..model.mesh import Mesh
 from ..model.tensor import ITEM_BYTES
-from ..plan.flat_shard import FlatShard
 from ..plan.program import ParameterSpec, ProgramTable
 from ..plan.strategy import ROLES, ZERO_ROLES
 
@@ -213,7 +212,7 @@ def _boxes_at(
     shape = tuple(prod(dim) for dim in local_factors(spec.factors, spec.layout, mesh))
     ranges = tuple(_ranges(spec, mesh, place, dim) for dim in range(len(shape)))
     (p, g, o), (i, j, k) = zip(*zero_axes, strict=True)
-    flat = FlatShard(prod(shape), (p, g, o), spec.fraction)
+    flat = spec.flat_shard(shape, (p, g, o))
     return tuple(
         tuple(_within(dim, *rows) for dim, rows in zip(ranges, box, strict=True))
         for first, last in flat.ranges((i, j, k), levels)

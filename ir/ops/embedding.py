@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from ..model.loops import Loops, Site, declare, loops
+from ..model.model import Op
 from .pattern import dim_names, literal, pattern
 
 VOCABULARY = (("v",),)
+LOOK_UP = "aten.embedding.default"
+DENSE_GRADIENT = "aten.embedding_dense_backward.default"
+SPARSE_GRADIENT = "aten.embedding_sparse_backward.default"
 
 
-@declare("aten.embedding.default", shard_aware=True)
+def reads_rows(op: Op) -> bool:
+    """Whether an operator looks rows of a table up."""
+    return op.target == LOOK_UP
+
+
+@declare(LOOK_UP, shard_aware=True)
 def embedding(site: Site) -> Loops:
     """table, indices -> rows"""
     places = dim_names(site.operands[1].shape, "n")
@@ -17,10 +26,11 @@ def embedding(site: Site) -> Loops:
     return loops(text, site, linear=((0,),), work="move", flops=0, shard_offsets=((2, VOCABULARY),))
 
 
-@declare("aten.embedding_dense_backward.default", shard_aware=True)
+@declare(DENSE_GRADIENT, SPARSE_GRADIENT, shard_aware=True)
 def embedding_backward(site: Site) -> Loops:
     """gradient, indices, rows of the table -> of the table: the places add up
 
+    The sparse one gives the same as the rows that were read, one per place that read it.
     Scaling by how often a row is used needs all places together."""
     scaled = literal(site, 4) is True
     places = dim_names(site.operands[1].shape, "n", whole=range(9) if scaled else ())

@@ -22,18 +22,21 @@ FULL: Fraction = (1, 1)
 
 class FlatShard(msgspec.Struct, frozen=True):
     """`elements` sharded over (zero3, zero2, zero1) with these `degrees`, a `fraction` of them over
-    zero3. Zeros pad the end; with a fraction, the remainder modulo zero3 is replicated instead."""
+    zero3. Zeros pad the end; with a fraction, the remainder modulo zero3 is replicated instead.
+    Shards end where a `row` of so many elements does."""
 
     elements: int
     degrees: tuple[int, int, int]
     fraction: Fraction = FULL
+    row: int = 1
 
     @property
     def sharded_elements(self) -> int:
         """Number of leading elements that zero3 shards, padding included."""
         if self.fraction == FULL:
-            return rounded_up(self.elements, prod(self.degrees))
-        count, outer = -(-self.elements * self.fraction[0] // self.fraction[1]), self.degrees[0]
+            return rounded_up(self.elements, prod(self.degrees) * self.row)
+        count = -(-self.elements * self.fraction[0] // self.fraction[1])
+        outer = self.degrees[0] * self.row
         return min(rounded_up(count, outer), self.elements // outer * outer)
 
     @property
@@ -45,7 +48,8 @@ class FlatShard(msgspec.Struct, frozen=True):
     def local_elements(self) -> int:
         """Elements on one rank after zero3: its shard, then the replicated rest, padded."""
         rest = max(self.elements - self.sharded_elements, 0)
-        return rounded_up(self.shard_elements + rest, self.degrees[1] * self.degrees[2])
+        inner = self.degrees[1] * self.degrees[2] * self.row
+        return rounded_up(self.shard_elements + rest, inner)
 
     @property
     def padded_elements(self) -> int:

@@ -5,6 +5,7 @@ Names and sizes live in the table (`table.json`), never in the source: a name is
 
 from __future__ import annotations
 
+from math import prod
 from typing import Literal
 
 import msgspec
@@ -17,7 +18,7 @@ from ..model.mesh import Mesh
 from ..model.model import BatchConstant
 from ..model.tensor import TensorType
 from ..ranges import Bytes, Count, Digest, FewCount, Index, ListedCount
-from .flat_shard import FULL, Fraction
+from .flat_shard import FULL, FlatShard, Fraction
 
 BUCKET_BYTES = 25 * 2**20  # of tensors that are communicated together
 BUCKETS_AHEAD = 2  # of updated weights, on their way while a forward runs
@@ -49,6 +50,7 @@ class ParameterSpec(msgspec.Struct, frozen=True):
     left as partial sums, to be reduced once per step. One spec stands for `count` tensors whose names
     count up. `mesh` indexes the table's meshes; their zero axes shard the flattened local tensor
     further, zero3 a `fraction` of it. Where it is not `reached`, it has no gradient, and no step.
+    With `sparse_gradient`, that is of the rows that a step read, and shards are of whole rows.
     """
 
     name: NumberedName | str
@@ -65,6 +67,12 @@ class ParameterSpec(msgspec.Struct, frozen=True):
     count: ListedCount = 1
     fraction: Fraction = FULL
     reached: bool = True
+    sparse_gradient: bool = False
+
+    def flat_shard(self, shape: tuple[int, ...], degrees: tuple[int, int, int]) -> FlatShard:
+        """How a local shard of this shape is sharded further over (zero3, zero2, zero1)."""
+        row = shape[-1] if self.sparse_gradient else 1
+        return FlatShard(prod(shape), degrees, self.fraction, row)
 
     def names(self) -> tuple[str, ...]:
         if isinstance(self.name, NumberedName):

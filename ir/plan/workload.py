@@ -128,6 +128,8 @@ class StageBytes(msgspec.Struct, frozen=True):
     small_tensor_bytes      of `trained_bytes`, tensors too small to be compressed
     host_bytes              wait in host memory, per micro-batch
     parted_bytes            wait between the parts of backward, where it has two, per micro-batch
+    sparse_bytes            of `trained_bytes`, tables with gradients of the rows that are read
+    row_bytes               of those that a whole step reads, with their numbers
     """
 
     weight_bytes: Bytes
@@ -149,6 +151,18 @@ class StageBytes(msgspec.Struct, frozen=True):
     codec_bytes: Bytes = 0
     last_call_weight_bytes: Bytes = 0
     parted_bytes: Bytes = 0
+    sparse_bytes: Bytes = 0
+    row_bytes: Bytes = 0
+
+    @property
+    def dense_bytes(self) -> int:
+        """Weights that are trained with gradients of their own size."""
+        return self.trained_bytes - self.sparse_bytes
+
+    @property
+    def summed_bytes(self) -> int:
+        """Bytes of all gradients, of the weights' element type."""
+        return self.dense_bytes + self.row_bytes
 
     @property
     def largest_call_bytes(self) -> int:

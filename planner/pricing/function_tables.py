@@ -12,6 +12,7 @@ import msgspec
 from ...cost_model.execution_model import ExecutionModel
 from ...cost_model.operators.function_cost import FunctionCostTable
 from ...cost_model.operators.operator_cost import BATCH, OperatorLoad, Pricer
+from ...ir.analysis.row_gradients import has_row_gradient, with_row_types
 from ...ir.cached import cached_method
 from ...ir.devices.cluster import Cluster
 from ...ir.model.layout import PARTIAL
@@ -26,14 +27,18 @@ from ..question.candidate import CallPoint
 from ..question.strategy_space import ModelAxes, inner_batch_degree
 from ..sharding.model_shardings import ModelShardings
 
+ROW_NUMBER_BYTES = 8
+
 
 class FunctionPriceTable(msgspec.Struct, frozen=True):
     """Costs of a function for every local batch, and the local bytes of its gradients to all-reduce
-    by axis.
+    by axis; of its tables with gradients of rows, and of the rows that the global batch reads.
     """
 
     costs: FunctionCostTable
     partial_gradient_bytes: dict[str, int]
+    sparse_bytes: int = 0
+    row_bytes: int = 0
 
 
 class TableKey(NamedTuple):
@@ -111,14 +116,17 @@ class FunctionTables:
             shardings.append(sharding)
         pricer = Pricer(self.cluster, shardings[0].mesh, self.loads, self.execution)
         costs = FunctionCostTable(pricer, (locals_[0], locals_[1]), (sizes[0], sizes[-1]))
-        return FunctionPriceTable(costs, partial_gradient_bytes(locals_[0], shardings[0]))
+        partial = partial_gradient_bytes(locals_[0], shardings[0])
+        tables, rows = sparse_gradient_bytes(locals_[0], self.shardings.functions[key.function])
+        return FunctionPriceTable(costs, partial, tables, rows * self.model.batch // sizes[0])
 
     def local_function(self, sharding: Sharding, chunks: int) -> Function | None:
         """The per-device function of one of `chunks` chunks; None where that is impossible."""
+        whole = self.shardings.functions[sharding.function]
         if chunks == 1:
-            return self.shardings.local_function(sharding)
+            return with_row_types(self.shardings.local_function(sharding), whole)
         chunked = self.chunker.chunk(self.shardings.bind(sharding), chunks)
-        return None if chunked is None else chunked.local
+        return None if chunked is None else with_row_types(chunked.local, whole)
 
     def variant(self, name: str, point: CallPoint) -> Variant:
         """The values that forward saves for backward; numbered as in the table's function."""
@@ -160,7 +168,20 @@ def partial_gradient_bytes(local: Function, sharding: Sharding) -> dict[str, int
             local.types[input_.value].bytes
             for input_, layout in zip(local.inputs, sharding.boundary.gradients, strict=True)
             if input_.kind == "parameter" and layout is not None and layout[i] == PARTIAL
+            if not has_row_gradient(local, input_)
         )
         for i, axis in enumerate(sharding.mesh.axes)
         if axis.name not in (BATCH, MICRO) and axis.size > 1
     }
+
+
+def sparse_gradient_bytes(local: Function, whole: Function) -> tuple[int, int]:
+    """Bytes of a per-device function's tables with gradients of rows, and of those rows with their
+    numbers."""
+    tables = rows = 0
+    for mine, item in zip(local.inputs, whole.inputs, strict=True):
+        if mine.gradient is not None and has_row_gradient(whole, item):
+            gradient = local.types[mine.gradient]
+            tables += local.types[mine.value].bytes
+            rows += gradient.bytes + gradient.shape[0] * ROW_NUMBER_BYTES
+    return tables, rows

@@ -29,7 +29,8 @@ class WeightBytes(NamedTuple):
     """Bytes of the parameters of a stage's calls per device, shared ones counted once.
 
     `trained`: that the optimizer updates, `small_tensors` of them in small tensors;
-    `trained_per_call`: not shared between calls; `partial_gradients`: to all-reduce, by model axis.
+    `trained_per_call`: not shared between calls; `partial_gradients`: to all-reduce, by model axis;
+    `sparse`: of `trained`, tables with gradients of rows; `rows`: those that the global batch reads.
     """
 
     all: int
@@ -37,6 +38,8 @@ class WeightBytes(NamedTuple):
     small_tensors: int
     trained_per_call: list[int]
     partial_gradients: dict[str, int]
+    sparse: int
+    rows: int
 
 
 class BatchSliceBytes(NamedTuple):
@@ -153,6 +156,8 @@ class StageAggregator:
                 calls[-1].state_tensor_bytes if running[-1:] == [len(self.calls) - 1] else 0
             ),
             parted_bytes=parted_bytes(calls),
+            sparse_bytes=weights.sparse,
+            row_bytes=weights.rows,
         )
 
     def peak_points(
@@ -191,12 +196,15 @@ class StageAggregator:
             role: [prices[i].partial_gradient_bytes.get(role, 0) for i in running]
             for role, _ in replica.model_axes
         }
+        sparse = [min(prices[i].sparse_bytes, n) for i, n in zip(running, trained, strict=True)]
         return WeightBytes(
             self.weight_bytes(running, local),
             self.weight_bytes(running, trained),
             self.weight_bytes(running, small),
-            trained,
+            [n - tables for n, tables in zip(trained, sparse, strict=True)],
             {role: self.weight_bytes(running, amounts) for role, amounts in partial.items()},
+            self.weight_bytes(running, sparse),
+            sum(prices[i].row_bytes for i in running),
         )
 
     def last_saved_bytes(self, prices: list[CallPrice], members: Sequence[int]) -> int:

@@ -141,19 +141,18 @@ class StagePricer:
     def times(self, cost: StageCost, axes: BatchAxes, micro_batches: int) -> StageTimes:
         """Seconds of one strategy's calls in a stage."""
         weights = cost.bytes
-        trained = weights.trained_bytes
         exchanges = axes.stage_seconds(weights)
         forward, backward = cost.forward_seconds, cost.backward_seconds
         for_weights = cost.weights_seconds
         if micro_batches > 1:
-            summed = axes.accumulated_bytes(trained)
+            summed = axes.accumulated_bytes(weights.dense_bytes)
             adding = stream_seconds("accumulate", summed, self.cluster.device)
             backward, for_weights = backward + adding, for_weights + adding
         added = exposed_exchanges(exchanges, forward, backward, self.execution, self.cluster)
         reduce = added.reduce
         if axes.late:
             reduce = exposed_seconds((forward + backward) * micro_batches, reduce)
-        updated = axes.updated_bytes(trained, self.optimizer.states)
+        updated = axes.updated_bytes(weights, self.optimizer.states)
         optimizer = stream_seconds(self.optimizer.name, updated, self.cluster.device)
         sync = reduce + added.update_gather + optimizer
         return StageTimes(

@@ -103,6 +103,22 @@ class ShardedOperators:
         rows_of = (gradient * used.unsqueeze(-1)).reshape(-1, gradient.shape[-1])
         return result.index_add_(0, local.reshape(-1), rows_of)
 
+    def embedding_sparse_backward(
+        self,
+        gradient: Tensor,
+        indices: Tensor,
+        count: int,
+        padding: int,
+        _: bool,
+        rows: ShardFactors,
+    ) -> Tensor:
+        """The gradient of a shard of the table (sparse): of the rows that were read and lie there."""
+        local, here = to_local_positions(indices, self.shard_offsets(rows))
+        used = (here & (indices != padding)).reshape(-1)
+        places, values = local.reshape(-1)[used], gradient.reshape(used.numel(), -1)[used]
+        shape = (count, values.shape[-1])
+        return torch.sparse_coo_tensor(places[None], values, shape, check_invariants=False)
+
     def cross_entropy(
         self,
         logits: Tensor,

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ...ir.ops.embedding import SPARSE_GRADIENT
+
 OPERATORS = (
     "aten",
     "plait",
@@ -76,7 +78,8 @@ def _is_operator(statement: ast.stmt) -> bool:
     if not isinstance(statement, ast.Assign) or not isinstance(statement.value, ast.Call):
         return False
     names = _names([statement.value], ast.Load)
-    return "comm" not in names and bool(names & set(OPERATORS))
+    sparse = SPARSE_GRADIENT in f"{ast.unparse(statement.value.func)}.default"
+    return "comm" not in names and bool(names & set(OPERATORS)) and not sparse
 
 
 def _segment(run: list[ast.stmt], rest: Sequence[ast.stmt]) -> list[SegmentCode | ast.stmt]:

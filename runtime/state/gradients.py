@@ -100,7 +100,7 @@ def distinct_gradients(store: ParameterStore, groups: MeshGroups) -> Iterator[Te
         leaf = parameter.leaf
         if leaf is None or leaf.grad is None or not _first_replica(store, groups, parameter):
             continue
-        flat = leaf.grad.reshape(-1)
+        flat = values_of(leaf.grad).reshape(-1)
         levels = store.flat_groups[parameter.spec.mesh]
         if parameter.sharding.partially_sharded and levels[0].index:
             replicated = store.remainder(levels, parameter, flat).numel()
@@ -123,7 +123,7 @@ def _first_replica(store: ParameterStore, groups: MeshGroups, parameter: LocalPa
 def non_finite_names(store: ParameterStore, groups: MeshGroups) -> list[str]:
     """Names of parameters that have a NaN or an infinite gradient on any rank; all ranks together."""
     flags = [
-        not bool(p.leaf.grad.isfinite().all())
+        not bool(values_of(p.leaf.grad).isfinite().all())
         for p in store.trainable()
         if p.leaf is not None and p.leaf.grad is not None
     ]
@@ -134,10 +134,17 @@ def non_finite_names(store: ParameterStore, groups: MeshGroups) -> list[str]:
     names = [
         p.name
         for p in store.trainable()
-        if p.leaf is not None and p.leaf.grad is not None and not p.leaf.grad.isfinite().all()
+        if p.leaf is not None
+        and p.leaf.grad is not None
+        and not values_of(p.leaf.grad).isfinite().all()
     ]
     rows = groups.everyone.gather_objects(names, "names of gradients that are not finite")
     return sorted({name for row in rows for name in row})
+
+
+def values_of(gradient: Tensor) -> Tensor:
+    """The elements of a gradient that may be other than zero."""
+    return gradient.coalesce().values() if gradient.is_sparse else gradient
 
 
 def separate_gradients(store: ParameterStore) -> None:
@@ -149,7 +156,7 @@ def separate_gradients(store: ParameterStore) -> None:
     pairs = [
         (p.leaf, p.leaf.grad)
         for p in store.trainable()
-        if p.leaf is not None and p.leaf.grad is not None
+        if p.leaf is not None and p.leaf.grad is not None and not p.leaf.grad.is_sparse
     ]
     for leaf, gradient in sorted(pairs, key=lambda pair: pair[1].data_ptr()):
         if not gradient.is_contiguous() or (gradient.numel() and gradient.data_ptr() < end):

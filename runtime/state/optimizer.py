@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -124,7 +124,8 @@ def make(
     check_takes_no_closure(optimizer)
     check_tensors(optimizer, names)
     check_states(optimizer, initial)
-    contract = probe_optimizer(optimizer, names, store.device)
+    sparse = [t for t, name in names.items() if name and store.specs[name].sparse_gradient]
+    contract = probe_optimizer(optimizer, names, store.device, sparse)
     check_visibility(contract, store)
     return bind(optimizer, contract, names, WholePlacement(store, groups, initial))
 
@@ -137,9 +138,12 @@ def is_instance(optimizer: Any) -> bool:
 
 
 def contract_of(
-    request: OptimizerRequest, named: Sequence[tuple[str, nn.Parameter]]
+    request: OptimizerRequest,
+    named: Sequence[tuple[str, nn.Parameter]],
+    sparse: Collection[str] = (),
 ) -> OptimizerContract:
-    """The contract of an optimizer for these parameters, apart from any program.
+    """The contract of an optimizer for these parameters, apart from any program; `sparse` of them have
+    gradients of the rows that were read.
 
     Raises UsageError for one that needs a closure.
     """
@@ -149,7 +153,7 @@ def contract_of(
         optimizer = build(request, named)
     check_takes_no_closure(optimizer)
     tensors = [p for _, p in named] + [p for g in groups_of(optimizer) for p in g["params"]]
-    return probe_optimizer(optimizer, tensors)
+    return probe_optimizer(optimizer, tensors, sparse=[p for name, p in named if name in sparse])
 
 
 def build(request: OptimizerRequest, named: Sequence[tuple[str, nn.Parameter]]) -> Any:
@@ -311,6 +315,7 @@ def bind(
     else:
         replicas = contract.draws_random_numbers
         whole = WholeTensors(*placement, needed_whole, with_replicas=replicas)
+    whole.refuse_rows(contract.name, contract.evidence)
     grouped = {p for group in original for p in group["params"]}
     targets: dict[Tensor, Tensor] = {}
     for tensor, name in names.items():
@@ -325,7 +330,8 @@ def bind(
         }
 
     rebound(optimizer, names, targets, convert, in_place=True)
-    prefer_fused(optimizer)
+    sparse = {leaf for t, leaf in targets.items() if store.specs[names[t]].sparse_gradient}
+    prefer_fused(optimizer, sparse)
     leaves = {names[tensor]: leaf for tensor, leaf in targets.items()}
     return LocalOptimizer(optimizer, contract, whole, leaves, group_names)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from copy import deepcopy
 from typing import Any, NamedTuple
 
@@ -74,13 +74,16 @@ FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 FUSED_TYPES = (torch.float32, torch.float64)  # fused steps of 16 bits round otherwise
 
 
-def prefer_fused(optimizer: Any) -> None:
+def prefer_fused(optimizer: Any, sparse: Collection[Tensor]) -> None:
     """Let torch's own optimizers take their fused step on a CPU, one pass over each tensor, unless their
-    user has chosen another one. On other devices torch takes a quick one by itself."""
+    user has chosen another one or gradients are `sparse`. On other devices torch takes a quick one by
+    itself."""
     for part in optimizers_within(optimizer):
         for group in getattr(part, "param_groups", ()) if type(part) in FUSED else ():
             free = not any(group.get(name) for name in ("foreach", "differentiable", "capturable"))
-            exact = all(p.is_cpu and p.dtype in FUSED_TYPES for p in group["params"])
+            exact = all(
+                p.is_cpu and p.dtype in FUSED_TYPES and p not in sparse for p in group["params"]
+            )
             if free and exact and group.get("fused", False) is None:
                 group["fused"] = True
 

@@ -11,7 +11,7 @@ are of several magnitudes, one has zeros and one a NaN, so that clipping and ski
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -70,18 +70,22 @@ class OptimizerContract(msgspec.Struct, frozen=True):
 
 
 def probe_optimizer(
-    optimizer: Any, everything: Iterable[Tensor], device: torch.device | None = None
+    optimizer: Any,
+    everything: Iterable[Tensor],
+    device: torch.device | None = None,
+    sparse: Collection[Tensor] = (),
 ) -> OptimizerContract:
     """The contract of an optimizer built on whole tensors, which stays as it is.
 
-    `everything`: all tensors that it may refer to. An optimizer that cannot be run on the probe's
-    tensors counts as one that looks across tensors. The global random state is put back.
+    `everything`: all tensors that it may refer to; `sparse` of them get gradients of some rows. An
+    optimizer that cannot be run on the probe's tensors counts as one that looks across tensors. The
+    global random state is put back.
     """
     everything, name = list(everything), type(optimizer).__name__
     failure: Exception | None = None
     with _random_state_put_back():
         for dtype, steps in ATTEMPTS:
-            how = _How(dtype, device or torch.device("cpu"), steps)
+            how = _How(dtype, device or torch.device("cpu"), steps, frozenset(sparse))
             probe = _Probe(optimizer, everything, how)
             try:
                 return probe.contract()
@@ -91,33 +95,37 @@ def probe_optimizer(
     demand: OptimizerDemand = "across tensors"
     if getattr(torch.optim, name, None) is type(optimizer) and name in ELEMENTWISE:
         demand, evidence = "elementwise", "it is torch's own"
-    kinds = tuple(KindContract(*kind, demand, evidence) for kind in _representatives(optimizer))
-    return OptimizerContract(name, kinds, 2)
+    kinds = [KindContract(*kind[:2], demand, evidence) for kind in _representatives(optimizer, ())]
+    return OptimizerContract(name, tuple(kinds), 2)
 
 
 class _Slice(NamedTuple):
-    """A part of a probe tensor: the columns [first, last) of its `rows`-row form, or all of it."""
+    """A part of a probe tensor: its elements, rows or columns [first, last), or all of it."""
 
     flat: bool = False
     first: int = 0
     last: int | None = None
+    rows: bool = False
 
     def of(self, tensor: Tensor) -> Tensor:
+        if self.rows:
+            return tensor[self.first : self.last]
         if self.flat:
             return tensor.reshape(-1)[self.first : self.last]
         return tensor[..., self.first : self.last] if self.last is not None else tensor
 
 
 class _How(NamedTuple):
-    """Element type, device and number of steps of a probe."""
+    """Element type, device and number of steps of a probe, and which tensors have sparse gradients."""
 
     dtype: torch.dtype
     device: torch.device
     steps: int
+    sparse: frozenset[Tensor]
 
 
 WHOLE = _Slice()
-Kind = tuple[int, int]
+Kind = tuple[int, int, bool]  # group, dimensions, whether gradients are sparse
 
 
 class _Representatives(NamedTuple):
@@ -127,12 +135,13 @@ class _Representatives(NamedTuple):
     other: Tensor | None
 
 
-def _representatives(optimizer: Any) -> dict[Kind, _Representatives]:
-    """Two tensors of every kind by (group, number of dimensions)."""
+def _representatives(optimizer: Any, sparse: Collection[Tensor]) -> dict[Kind, _Representatives]:
+    """Two tensors of every kind."""
     members: dict[Kind, list[Tensor]] = {}
     for number, group in enumerate(groups_of(optimizer)):
         for parameter in group["params"]:
-            members.setdefault((number, parameter.dim()), []).append(parameter)
+            kind = number, parameter.dim(), parameter in sparse
+            members.setdefault(kind, []).append(parameter)
     return {
         kind: _Representatives(
             (first := max(tensors, key=Tensor.numel)),
@@ -147,9 +156,9 @@ class _Probe:
 
     def __init__(self, optimizer: Any, everything: list[Tensor], how: _How) -> None:
         self.optimizer, self.everything = optimizer, everything
-        self.dtype, self.device, self.steps = how
+        self.dtype, self.device, self.steps, self.sparse = how
         self.tolerance = TOLERANCE[how.dtype]
-        self.kinds = _representatives(optimizer)
+        self.kinds = _representatives(optimizer, self.sparse)
         self.elements_of_state: dict[Kind, float] = {}
 
     def contract(self) -> OptimizerContract:
@@ -158,7 +167,8 @@ class _Probe:
         alone: dict[Kind, list[Tensor]] = {}
         for kind, (tensor, _) in self.kinds.items():
             demand, evidence = self.within(kind, tensor, alone)
-            kinds.append(KindContract(*kind, demand, evidence))
+            kinds.append(KindContract(*kind[:2], demand, evidence))
+        kinds.sort(key=lambda k: -DEMANDS.index(k.demand))  # dense and sparse: the stronger demand
         if draws:
             evidence = "it draws random numbers"
             kinds = [KindContract(k.group, k.dims, "per tensor", evidence) for k in kinds]
@@ -189,12 +199,12 @@ class _Probe:
         elements = torch.Size(shape).numel()
         if elements < 2:
             return ""
-        parts = {
-            "flattened halves": [
-                _Slice(True, 0, elements // 2),
-                _Slice(True, elements // 2, elements),
-            ]
-        }
+        if tensor in self.sparse:
+            half = shape[0] // 2
+            parts = {"rows": [_Slice(False, 0, half, True), _Slice(False, half, shape[0], True)]}
+        else:
+            half = elements // 2
+            parts = {"flattened halves": [_Slice(True, 0, half), _Slice(True, half, elements)]}
         if len(shape) > 1 and shape[-1] > 1:
             half = shape[-1] // 2
             parts["columns"] = [_Slice(False, 0, half), _Slice(False, half, shape[-1])]
@@ -270,6 +280,8 @@ class _Probe:
                 if step == OTHER_NAN_STEP and tensor is disturbed:
                     gradient.view(-1)[:1] = torch.nan
                 leaf.grad = part.of(gradient).clone()
+                if tensor in self.sparse:
+                    leaf.grad = _some_rows(leaf.grad, part.of(_is_read(gradient, step)))
             copy.step()
             for tensor, leaf in leaves.items():
                 values[tensor].append(leaf.detach().clone())
@@ -304,6 +316,20 @@ class _Probe:
             return True
         scale = 1.0 + float(a.nan_to_num().abs().max()) if a.numel() else 1.0
         return bool(((a - b).nan_to_num().abs() > self.tolerance * scale).any())
+
+
+def _is_read(gradient: Tensor, step: int) -> Tensor:
+    """For every element, whether its row is among those that a step reads: two of three."""
+    rows = (torch.arange(gradient.shape[0], device=gradient.device) + step) % 3 > 0
+    return rows.view(-1, *[1] * (gradient.dim() - 1)).expand(gradient.shape)
+
+
+def _some_rows(gradient: Tensor, read: Tensor) -> Tensor:
+    """A gradient as the rows that are read (sparse)."""
+    rows = read.reshape(read.shape[0], -1)[:, 0].nonzero()[:, 0]
+    return torch.sparse_coo_tensor(
+        rows[None], gradient[rows], gradient.shape, check_invariants=False
+    )
 
 
 def _small(tensor: Tensor) -> tuple[int, ...]:

@@ -25,7 +25,6 @@ from torch import Tensor
 
 from ...ir.compression.program import Payload
 from ...ir.model.layout import shard_position
-from ...ir.plan.flat_shard import FlatShard
 from ...ir.plan.program import BUCKETS_AHEAD, ParameterSpec, ProgramTable
 from ...ir.plan.strategy import ZERO_ROLES
 from ..comm.buckets import Transport
@@ -81,7 +80,7 @@ class ParameterStore:
         if spec.kind == "parameter" and spec.trainable:
             degrees = (p, g, o)
         local = self.layout_shard(spec, initial.stored(name, spec))
-        sharding = FlatShard(local.numel(), degrees, spec.fraction)
+        sharding = spec.flat_shard(tuple(local.shape), degrees)
         exact = shard(groups, flatten(local, sharding.padded_elements), sharding, 1)
         exact = exact.to(getattr(torch, self.table.stepped_dtype(spec)))
         flat = exact.to(self.device, getattr(torch, spec.type.dtype), copy=True)
@@ -105,7 +104,8 @@ class ParameterStore:
         """The part that the optimizer updates, of a flat tensor like the parameter's."""
         if parameter.total_degree == 1:
             return parameter.unpadded(flat)
-        return inner_shard(self.flat_groups[parameter.spec.mesh], flat, parameter.sharding, 3)
+        inner = inner_shard(self.flat_groups[parameter.spec.mesh], flat, parameter.sharding, 3)
+        return inner.view(-1, parameter.sharding.row) if parameter.spec.sparse_gradient else inner
 
     # forward and backward
 
@@ -148,7 +148,7 @@ class ParameterStore:
         for parameter, flat in self.reductions.complete():
             leaf = parameter.leaf
             assert leaf is not None
-            gradient = flat.view(leaf.shape).to(leaf.dtype)
+            gradient = (flat if flat.is_sparse else flat.view(leaf.shape)).to(leaf.dtype)
             gradient = gradient if loss_scale == 1.0 else gradient / loss_scale
             leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
 
@@ -237,7 +237,7 @@ class ParameterStore:
     def gather(self, parameter: LocalParameter, leaf: Tensor, levels: int = 3) -> Tensor:
         """The full tensor, gathered from the shards that the ranks of the stage have after the first
         `levels` levels of flat sharding: with 3, their optimizer shards."""
-        flat = leaf.detach().reshape(-1)
+        flat = leaf.detach().to_dense().reshape(-1)
         outer, *inner = list(
             zip(self.flat_groups[parameter.spec.mesh], parameter.sharding.degrees, strict=True)
         )[:levels]

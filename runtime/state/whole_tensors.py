@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...ir.errors import MismatchError
 from ...ir.model.layout import REPLICATE
 from ...ir.plan.program import ParameterSpec, ProgramTable
 from ...ir.plan.strategy import ROLES, ZERO_ROLES
@@ -95,6 +96,16 @@ class WholeTensors:
                 leaf = torch.nn.Parameter(value)
             self.tensors[name] = WholeTensor(parameter, group, owner, leaf)
             parameter.stepped_whole = True
+
+    def refuse_rows(self, optimizer: str, evidence: str) -> None:
+        """Raise MismatchError where a tensor whose gradient is of rows would be collected whole."""
+        for name in self.tensors:
+            if self.store.specs[name].sparse_gradient:
+                raise MismatchError(
+                    f"{optimizer} must see {name} whole ({evidence}), which has gradients of the rows "
+                    f"that were read: make that embedding without sparse=True, or plan with "
+                    f"roles=('dp',)"
+                )
 
     def leaf(self, name: str) -> Tensor | None:
         """What the optimizer steps on of a tensor on this rank; None where it steps elsewhere."""

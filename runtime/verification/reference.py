@@ -95,7 +95,12 @@ def with_rounded_gradients(training: Training) -> Training:
 
     def shake(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         groups = optimizer.param_groups
-        gradients = [p.grad for g in groups for p in g["params"] if p.grad is not None]
+        moved = [p for g in groups for p in g["params"] if p.grad is not None]
+        for parameter in moved:
+            parameter.grad = (
+                parameter.grad.coalesce() if parameter.grad.is_sparse else parameter.grad
+            )
+        gradients = [p.grad.values() if p.grad.is_sparse else p.grad for p in moved]
         largest = max((float(g.abs().max()) for g in gradients if g.numel()), default=0.0)
         for gradient in gradients:
             step = largest * torch.finfo(gradient.dtype).eps
@@ -205,7 +210,7 @@ def _zero_gradients(module: nn.Module) -> None:
 
 def _gradients(module: nn.Module) -> Gradients:
     named = module.named_parameters()
-    return {name: p.grad.detach().clone() for name, p in named if p.grad is not None}
+    return {name: p.grad.detach().to_dense().clone() for name, p in named if p.grad is not None}
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:

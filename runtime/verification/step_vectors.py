@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import nn
@@ -19,8 +19,13 @@ SHAPES = {0: (), 1: (4096,), 2: (64, 64), 3: (16, 16, 16)}
 STEPS = 8  # RAdam does all that it does from the sixth on
 
 
-def step_vectors(request: OptimizerRequest, named: Sequence[tuple[str, nn.Parameter]]) -> int:
-    """Tensors of a parameter's size that a step makes for itself at once, rounded up.
+def step_vectors(
+    request: OptimizerRequest,
+    named: Sequence[tuple[str, nn.Parameter]],
+    sparse: Collection[str] = (),
+) -> int:
+    """Tensors of a parameter's size that a step makes for itself at once, rounded up; `sparse` names
+    parameters whose gradients are of rows.
 
     An optimizer that is built already is tried as its class with its defaults.
     """
@@ -31,7 +36,7 @@ def step_vectors(request: OptimizerRequest, named: Sequence[tuple[str, nn.Parame
         request = OptimizerRequest(kind, arguments)  # type: ignore[arg-type]
     try:
         with torch.random.fork_rng(devices=[]):
-            return _counted(request, [(n, _small(p)) for n, p in named[:MOST_TENSORS]])
+            return _counted(request, [(n, _small(p)) for n, p in named[:MOST_TENSORS]], sparse)
     except Exception:  # of the user's own code, or of groups that ask for other tensors
         return UNKNOWN
 
@@ -41,12 +46,15 @@ def _small(parameter: nn.Parameter) -> nn.Parameter:
     return nn.Parameter(torch.randn(SHAPES.get(parameter.dim(), (8, 8, 8, 8))))
 
 
-def _counted(request: OptimizerRequest, named: Sequence[tuple[str, nn.Parameter]]) -> int:
+def _counted(
+    request: OptimizerRequest, named: Sequence[tuple[str, nn.Parameter]], sparse: Collection[str]
+) -> int:
     optimizer = build(request, named)
     most = 0.0
     for step in range(STEPS):
-        for _, parameter in named:
-            parameter.grad = torch.randn_like(parameter)
+        for name, parameter in named:
+            gradient = torch.randn_like(parameter)
+            parameter.grad = gradient.to_sparse(1) if name in sparse else gradient
         with LiveBytes() as live, torch.no_grad():
             optimizer.step()
         if step:  # the first one makes the states

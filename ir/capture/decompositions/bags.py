@@ -14,11 +14,13 @@ SUM, MEAN, MAX = 0, 1, 2
 
 
 class _Bag(NamedTuple):
-    """Rows of a table that are looked up: by `indices`, weighed by `weights`, without `padding`."""
+    """Rows of a table that are looked up: by `indices`, weighed by `weights`, without `padding`;
+    `sparse`: the table's gradient is of the rows that were read."""
 
     table: Ref
     indices: int
     scaled: bool
+    sparse: bool
     mode: int
     weights: int | None
     padding: int
@@ -26,13 +28,13 @@ class _Bag(NamedTuple):
 
 def _bag(rewriter: Rewriter, op: Op) -> _Bag | None:
     defaults = (None, None, None, False, SUM, False, None, False, None)
-    table, indices, _, scaled, mode, _, weights, _, padding = arguments(op, *defaults)
+    table, indices, _, scaled, mode, sparse, weights, _, padding = arguments(op, *defaults)
     if not isinstance(table, Ref) or not isinstance(indices, Ref) or not isinstance(mode, int):
         return None
     rows = rewriter.types[table.value].shape[0]
     skipped = padding % rows if isinstance(padding, int) else -1
     weighed = weights.value if isinstance(weights, Ref) else None
-    return _Bag(table, indices.value, bool(scaled), mode, weighed, skipped)
+    return _Bag(table, indices.value, bool(scaled), bool(sparse), mode, weighed, skipped)
 
 
 @decomposition("aten.embedding_bag.padding_idx", "aten.embedding_bag.default")
@@ -65,7 +67,7 @@ def _rows(rewriter: Rewriter, bag: _Bag, shape: tuple[int, ...]) -> tuple[Ref, R
     type_ = rewriter.types[bag.table.value]
     kind = TensorType((*shape, type_.shape[1]), type_.dtype)
     places = Ref(rewriter.reshaped(bag.indices, shape))
-    args = (bag.table, places, bag.padding, bag.scaled, False)
+    args = (bag.table, places, bag.padding, bag.scaled, bag.sparse)
     rows = rewriter.make("embedding.default", kind, *args)
     present = rewriter.make("ne.Scalar", TensorType(shape, "bool"), places, bag.padding)
     if bag.weights is not None:

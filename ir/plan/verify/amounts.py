@@ -40,7 +40,8 @@ def verify_stage_amounts(stage: Stage, where: str, strategies: Sequence[Strategy
         amounts = share.bytes
         require(amounts.item_bytes > 0, f"{at}.bytes.item_bytes", "not above 0")
         parts = (("trained_bytes", "weight_bytes"), ("last_saved_bytes", "saved_bytes"))
-        for part, whole in (*parts, ("small_tensor_bytes", "trained_bytes")):
+        parts += (("small_tensor_bytes", "trained_bytes"), ("sparse_bytes", "trained_bytes"))
+        for part, whole in parts:
             fits = getattr(amounts, part) <= getattr(amounts, whole)
             require(fits, f"{at}.bytes.{part}", f"more than {whole}")
         calls = {0, *(size for size, _ in amounts.call_weight_bytes)}

@@ -8,10 +8,11 @@ back to the lender; every rank receives what it lacks and no more (`redistributi
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from ....ir.lowering.redistribute import STEPPED, VALUES, ShardLevels
 from ....ir.model.layout import shard_position
@@ -20,6 +21,7 @@ from ...comm.mesh_collectives import Comm
 from ...comm.program_groups import MeshGroups
 from ...compression.transports import Transports
 from .. import unsharded
+from ..exchanges.row_gradients import rows_read, rows_where
 from ..initialization import InitialValues
 from ..local_parameter import LocalParameter
 from ..local_tensor import LocalTensor, shard_of
@@ -101,26 +103,34 @@ class BorrowedStore(ParameterStore):
         """Add the gradients of copies to the lender's."""
         trained = [n for n in self.copied if self.specs[n].trainable]
         trained = unsharded.with_gradients(self, self.groups, trained)
-        arrived = {
-            name: torch.zeros_like(parameter.leaf)
-            for name, parameter in self.lender.parameters.items()
-            if name in trained and parameter.leaf is not None
-        }
-        target = {
-            name: shard_of(self.lender, self.lender.parameters[name], gradient, STEPPED)
-            for name, gradient in arrived.items()
-        }
-        returning = self._moves(tuple(trained), self, self.lender, STEPPED, STEPPED)
-        returning.run(self.groups.everyone, _gradients(self, trained), target)
+        arrived = self._returned(trained, _gradients(self, trained))
+        sparse = [name for name in trained if self.specs[name].sparse_gradient]
+        read = self._returned(sparse, _gradients(self, sparse, rows_read)) if sparse else {}
         for name, gradient in arrived.items():
             leaf = self.lender.parameters[name].leaf
             assert leaf is not None
+            gradient = rows_where(gradient, read[name]) if name in read else gradient
             leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
         for name in trained:
             if name in self.parameters:
                 own = self.parameters[name].leaf
                 assert own is not None
                 own.grad = None
+
+    def _returned(self, names: Sequence[str], tensors: dict[str, LocalTensor]) -> dict[str, Tensor]:
+        """Tensors of the shape of gradients as the lender has its shards."""
+        arrived = {
+            name: torch.zeros_like(parameter.leaf)
+            for name, parameter in self.lender.parameters.items()
+            if name in names and parameter.leaf is not None
+        }
+        target = {
+            name: shard_of(self.lender, self.lender.parameters[name], gradient, STEPPED)
+            for name, gradient in arrived.items()
+        }
+        returning = self._moves(tuple(names), self, self.lender, STEPPED, STEPPED)
+        returning.run(self.groups.everyone, tensors, target)
+        return arrived
 
     def return_buffers(self, updated: Sequence[str]) -> None:
         """Give the lender the buffers that a step has `updated`."""
@@ -147,14 +157,17 @@ def _exact_values(store: ParameterStore, names: Sequence[str]) -> dict[str, Loca
     return tensors
 
 
-def _gradients(store: ParameterStore, names: Sequence[str]) -> dict[str, LocalTensor]:
-    """This rank's shards of gradients, zeros where a stage of several has none."""
+def _gradients(
+    store: ParameterStore, names: Sequence[str], value: Callable[[Tensor], Tensor] = Tensor.to_dense
+) -> dict[str, LocalTensor]:
+    """This rank's shards of gradients, or of a value of their shape; zeros where a stage of several has
+    none."""
     tensors: dict[str, LocalTensor] = {}
     for name in names:
         parameter = store.parameters.get(name)
         if parameter is not None and parameter.leaf is not None:
             leaf = parameter.leaf
-            gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+            gradient = torch.zeros_like(leaf) if leaf.grad is None else value(leaf.grad)
             tensors[name] = shard_of(store, parameter, gradient, STEPPED)
     return tensors
 

@@ -22,6 +22,7 @@ from ...comm.slicing import flatten
 from ..local_parameter import FlatShardGroups, LocalParameter, names_of, start_zero3_reduction
 from .gradient_buckets import GradientBuckets, divided
 from .reduced import ReducedParameters
+from .row_gradients import RowGradients
 
 Totals = dict[str, Tensor]
 
@@ -33,6 +34,7 @@ class GradientReductions:
     def __init__(self, store: ReducedParameters, limit_bytes: int) -> None:
         self.store, self.limit_bytes = store, limit_bytes
         self.reducing: tuple[list[LocalParameter], Arrival] | None = None
+        self.rows = RowGradients(store)
 
     # after every backward call
 
@@ -41,6 +43,10 @@ class GradientReductions:
         self.settle()
         parameters, flats = list[LocalParameter](), list[Tensor]()
         for parameter, gradient in self.drain(gradients):
+            if parameter.spec.sparse_gradient:
+                self.rows.add(parameter, gradient)
+                continue
+            gradient = gradient.to_dense()  # of a table that others read otherwise
             flat = flatten(gradient, parameter.sharding.padded_elements)
             flat = flat.to(self.store.summed_dtype(parameter))
             del gradient  # what is in the list may be a copy
@@ -129,7 +135,11 @@ class GradientReductions:
         scatter, total = self.step_groups(spec.mesh, spec.partial_axes)
         if scatter.size * total.size == 1 or parameter.sharding.partially_sharded:
             return False
-        if spec.stages in store.groups.tied or store.groups.devices is not None:
+        if (
+            spec.sparse_gradient
+            or spec.stages in store.groups.tied
+            or store.groups.devices is not None
+        ):
             return False
         along = store.transports.transport(
             "gradients", spec.mesh, "+".join(spec.partial_axes), total
@@ -140,8 +150,9 @@ class GradientReductions:
     # once per step
 
     def complete(self) -> Iterator[tuple[LocalParameter, Tensor]]:
-        """Complete the sums; gives this rank's part of each, flat."""
+        """Complete the sums; gives this rank's part of each, flat, or sparse by rows."""
         self.settle()
+        yield from self.rows.complete()
         self.sum_tied()
         totals = self.buckets.finish()
         ready = [p for p in self.store.trainable() if p.gradient is not None]
@@ -203,6 +214,7 @@ class GradientReductions:
     def clear(self) -> None:
         """Drop what backward has accumulated and `complete` has not summed yet."""
         self.settle()
+        self.rows.clear()
         self.buckets.clear()
         for parameter in self.store.trainable():
             parameter.gradient, parameter.owns_gradient = None, False

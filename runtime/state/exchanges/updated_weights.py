@@ -74,7 +74,7 @@ class UpdatedWeights:
 def shard_of(parameter: LocalParameter) -> Tensor:
     """What this rank has updated, in the element type of the tensor in memory."""
     assert parameter.leaf is not None
-    return parameter.leaf.detach().to(parameter.memory.dtype)
+    return parameter.leaf.detach().to(parameter.memory.dtype).reshape(-1)
 
 
 def in_buckets(

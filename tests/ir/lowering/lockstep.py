@@ -138,7 +138,7 @@ def plain(op: Op, values, mesh: Mesh) -> list[Ranks]:
     ]
     outs = []
     for place in product(*map(range, sizes)):
-        outs.append(run_op(op, lambda v, at=place: operands[v].at(at)))
+        outs.append([r.to_dense() for r in run_op(op, lambda v, at=place: operands[v].at(at))])
     return [Ranks(sizes, shards=list(column)) for column in zip(*outs, strict=True)]
 
 
@@ -171,7 +171,7 @@ def placed(op: Op, operands: dict[int, Ranks], mesh: Mesh) -> list[Ranks]:
         place = mesh.coordinate(rank)
         args = [decode(a, lambda v: operands[v].at(place)) for a in op.args]
         made = getattr(Rank(meeting, rank), op.target[5:])(*args, **op.kwargs)
-        return made if isinstance(made, tuple) else (made,)
+        return [r.to_dense() for r in (made if isinstance(made, tuple) else (made,))]
 
     if "over" not in op.kwargs:
         outs = [one(rank) for rank in range(mesh.size)]

@@ -218,6 +218,7 @@ INDEXING = [
     of("embedding", real(8, 6), below(8, 2, 4)),
     of("embedding", real(8, 6), below(8, 4), 0),
     of("embedding_dense_backward", real(2, 4, 6), below(8, 2, 4), 8, -1, False),
+    of("embedding_sparse_backward", real(2, 4, 6), below(8, 2, 4), 8, 1, False),
     of("embedding_dense_backward", real(2, 4, 6), below(3, 2, 4), 8, 1, False),
     of("embedding_dense_backward", real(6, 4), below(3, 6), 8, -1, True),
     of("gather", real(4, 6), 1, below(6, 4, 2)),

@@ -54,7 +54,8 @@ class Case:
         given = [decode(a, lambda _: next(queue)) for a in args]
         kwargs = {n: decode(a, lambda _: next(queue)) for n, a in self.op.kwargs.items()}
         made = resolve(self.op.target)(*given, **kwargs)
-        return list(made) if isinstance(made, (tuple, list)) else [made]
+        results = made if isinstance(made, (tuple, list)) else [made]
+        return [r if r is None else r.to_dense() for r in results]
 
 
 def case(sample: Sample) -> Case:
