@@ -37,10 +37,12 @@ def command_parser(only: str | None = None) -> argparse.ArgumentParser:
         dest="command", metavar="COMMAND", required=True, help=argparse.SUPPRESS, prog="plait"
     )
     for command in COMMANDS:
-        subparser = commands.add_parser(command.name, description=command.help)
+        epilog = "\n".join(["examples:", *(f"  {line}" for line in command.examples())])
+        subparser = commands.add_parser(command.name, description=command.help, epilog=epilog)
         if only in (None, command.name):
             module = command.module()
             module.add_arguments(subparser)
+            subparser.shorten_usage()
             subparser.set_defaults(run=module.run)
     return parser
 

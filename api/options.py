@@ -64,9 +64,11 @@ def declared_options() -> Mapping[str, DeclaredOption]:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for every option. The value of a flag that is not given is None."""
+    """Add a flag for every option, by group. The value of a flag that is not given is None."""
+    names = dict.fromkeys(declared.option.group for declared in declared_options().values())
+    groups = {name: parser.add_argument_group(name) for name in names}
     for declared in declared_options().values():
-        parser.add_argument(
+        groups[declared.option.group].add_argument(
             declared.flag,
             type=declared.number or str,
             action="append" if declared.option.repeatable else "store",

@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 from ..ir.errors import UsageError
 from ..ir.unknown_name import nearest, unknown_name
 
+MOST_IN_USAGE = 10  # options
+
 
 class CommandParser(argparse.ArgumentParser):
     """An argument parser whose errors are two lines, without the list of all options."""
@@ -17,6 +19,16 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(**options)
+
+    def shorten_usage(self) -> None:
+        """Name only what must be there, where the list of all options is longer than their help."""
+        flags = [action for action in self._actions if action.option_strings]
+        if len(flags) <= MOST_IN_USAGE:
+            return
+        formatter = self._get_formatter()
+        needed = [action for action in self._actions if action.required]
+        formatter.add_usage(None, needed, self._mutually_exclusive_groups, "")
+        self.usage = " ".join(formatter.format_help().split()).replace("%", "%%") + " [options]"
 
     def error(self, message: str) -> NoReturn:
         text = f"{self.prog}: {message}\nsee {self.prog} --help"

@@ -21,6 +21,10 @@ class Command(NamedTuple):
     name: str
     help: str
 
+    def examples(self) -> list[str]:
+        """Examples as they are typed."""
+        return [f"plait {self.name} {x}".rstrip() for x in EXAMPLES.get(self.name, ("",))]
+
     def module(self) -> CommandModule:
         return cast(CommandModule, import_module(f".{self.name}", __package__))
 
@@ -59,6 +63,36 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     ),
 }
 # fmt: on
+EXAMPLES: dict[str, tuple[str, ...]] = {  # without `plait` and the name
+    "trace": (
+        "examples/small_llama.py:make -o model.json",
+        "hf:examples/configs/gpt2.json --batch 8 --seq 1024",
+    ),
+    "plan": (
+        "examples/small_llama.py:make --cluster 8xh100 -o plan.json",
+        "hf:examples/configs/llama3-8b.json --batch 64 --seq 8192 --cluster 8x8xh100 --precision bf16",
+        "model.json --cluster 8xa100-80 --memory 40GiB --pin '*:dp=2,tp=4'",
+    ),
+    "place": ("examples/two_tower.py:make --cluster 4xh100 -o placement.json",),
+    "predict": ("runs.csv -o predicted.csv",),
+    "pack": ("buffers.csv --capacity 1048576 -o offsets.csv", "plan.json -o offsets.csv"),
+    "explain": ("plan.json --memory", "plan.json model.layers.3", "plan.json --why-not dp=4,tp=2"),
+    "diff": ("a.json b.json", "plan.json --against ddp,fsdp,megatron:tp=2,pp=1"),
+    "view": ("plan.json", "a.json b.json -o both.html", "plan.json --format chrome-trace"),
+    "export": ("plan.json --to torchtitan -o job.toml",),
+    "simulate": ("plan.json --slow rank3=1.5",),
+    "serve": ("--mcp",),
+    "check": ("plan.json",),
+    "compile": ("plan.json examples/small_llama.py:make -o program",),
+    "verify": ("plan.json examples/small_llama.py:make",),
+    "kernels": ("sdp4bit --target cpu",),
+    "run": ("program -- --steps 3",),
+    "inspect": ("dumps",),
+    "clusters": ("", "8xh100"),
+    "cluster": ("init -o machine.toml",),
+    "calibrate": ("--quick -o machine.toml",),
+    "completion": ("bash > ~/.local/share/bash-completion/completions/plait",),
+}
 COMMANDS = tuple(command for group in GROUPS.values() for command in group)
 
 

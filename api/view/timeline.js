@@ -123,7 +123,7 @@ function timelineChart(node, report, cursor, traffic) {
       for (let c = Math.floor(a); c < b; c++) busy[kind][c] += Math.min(c + 1, b) - Math.max(c, a);
     }
     const slot = seen.reduce((sum, e) => sum + e[3] - e[2], 0) / seen.length / share; // in columns
-    if (slot < 2 && seen.length > 200) for (const kind of COMPUTES) busy[kind] = smooth(smooth(busy[kind], Math.ceil(2 * slot)), Math.ceil(2 * slot));
+    if (slot < 1.5 && seen.length > 200) for (const kind of COMPUTES) busy[kind] = smooth(smooth(busy[kind], Math.ceil(2 * slot)), Math.ceil(2 * slot));
     for (let c = 0; c < columns; c++) {
       let y = i * row + 1.5;
       for (const kind of COMPUTES) {

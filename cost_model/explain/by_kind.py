@@ -11,8 +11,8 @@ from .term import Term
 DEEPEST = 3  # levels of a plan's tree whose terms are compared
 
 
-def seconds_by_kind(step: Term) -> dict[str, float]:
-    """Seconds of a step by kind of operator, collective and wait."""
+def seconds_by_kind(step: Term, depth: int = 0) -> dict[str, float]:
+    """Seconds of a step by kind of operator, collective and wait; `depth` 1: of one of its halves."""
     total: dict[str, float] = {}
 
     def add(term: Term, depth: int) -> None:
@@ -22,14 +22,23 @@ def seconds_by_kind(step: Term) -> dict[str, float]:
         for part in term.parts:
             add(part, depth + 1)
 
-    add(step, 0)
+    add(step, depth)
+    return total
+
+
+def exposed_step_seconds(step: Term) -> dict[str, float]:
+    """As `seconds_by_kind`, of exchanges only what runs beside nothing."""
+    total: dict[str, float] = {}
+    for half in step.parts:
+        for name, amount in exposed_seconds_by_kind(half).items():
+            total[name] = total.get(name, 0.0) + amount
     return total
 
 
 def exposed_seconds_by_kind(half: Term) -> dict[str, float]:
     """Seconds of a stage's forward, backward or synchronisation by kind, none below 0: what runs
     beside compute is taken from the exchanges that do, each in proportion."""
-    seconds = seconds_by_kind(half)
+    seconds = seconds_by_kind(half, depth=1)
     for saving in SAVINGS.keys() & seconds.keys():
         saved = seconds.pop(saving)
         sent = [name for name in seconds if name.startswith(SAVINGS[saving])]

@@ -19,13 +19,13 @@ LATE = "derived: the longer of compute and sums, and their contention"
 SLOWED = "calls slowed by exchanges"
 AFTER = "sums beside backward"
 AHEAD = "updated weights gathered beside forward"
-# what is saved -> the beginnings of the names of the exchanges that it is saved of
+# what is saved -> how names of the exchanges begin, in the same half of a step, that it is saved of
 SAVINGS = {
-    "gathers beside calls": ("all_gather",),
-    "gathers and sums beside calls": ("all_gather", "reduce_scatter"),
-    AFTER: ("reduce_scatter", "all_reduce"),
-    AHEAD: ("all_gather",),
-    "gradients beside the next step": ("reduce_scatter", "all_reduce"),
+    "gathers beside calls": ("all_gather of weights",),
+    "gathers and sums beside calls": ("all_gather of weights", "reduce_scatter of gradients"),
+    AFTER: ("reduce_scatter over", "all_reduce over"),
+    AHEAD: ("all_gather over",),
+    "gradients beside the next step": ("reduce_scatter over", "all_reduce over"),
 }
 
 

@@ -47,11 +47,13 @@ FRACTIONS: tuple[Fraction, ...] = ((3, 4), (1, 2), (1, 4))  # of a weight, shard
 class Option(msgspec.Struct, frozen=True, kw_only=True):
     """Declares a field of `PlanOptions` as an option: flag of `plait plan`, keyword of `plait.plan`.
 
-    `name` is the keyword where the field is called otherwise (`memory` for `memory_bytes`); `parse`
+    `group` is where help lists it; `name` is the keyword where the field is called otherwise (`memory`
+    for `memory_bytes`); `parse`
     turns the text of a flag into the field's value and returns other values as they are.
     """
 
     help: str
+    group: str
     name: str = ""
     metavar: str | None = None
     choices: tuple[str, ...] | None = None
@@ -82,17 +84,25 @@ class PlanOptions(msgspec.Struct, frozen=True):
 
     engine: Annotated[
         str,
-        Option(choices=tuple(ENGINES), help="what will run the plan: its abilities and its speed"),
+        Option(
+            group="training",
+            choices=tuple(ENGINES),
+            help="what will run the plan: its abilities and its speed",
+        ),
     ] = "plait"
     global_batch: Annotated[
-        int | None, Option(help="samples per step; default: those of the batch")
+        int | None, Option(group="training", help="samples per step; default: those of the batch")
     ] = None
     memory_bytes: Annotated[
-        int | None, Option(name="memory", parse=parse_memory, help="limit per device, as in 72GiB")
+        int | None,
+        Option(
+            group="memory", name="memory", parse=parse_memory, help="limit per device, as in 72GiB"
+        ),
     ] = None
     headroom: Annotated[
         float,
         Option(
+            group="memory",
             metavar="SHARE",
             help="of a device's memory that plans leave free where no limit is given",
         ),
@@ -100,6 +110,7 @@ class PlanOptions(msgspec.Struct, frozen=True):
     simpler_within: Annotated[
         float,
         Option(
+            group="search",
             metavar="SHARE",
             help="of a step that a plan with fewer kinds of layers may be slower than the fastest",
         ),
@@ -107,6 +118,7 @@ class PlanOptions(msgspec.Struct, frozen=True):
     precision: Annotated[
         str | None,
         Option(
+            group="training",
             choices=tuple(PRECISIONS),
             help="floating-point type, with float32 master weights for bf16 and fp16; default: the "
             "model's own",
@@ -115,6 +127,7 @@ class PlanOptions(msgspec.Struct, frozen=True):
     gradient_precision: Annotated[
         str,
         Option(
+            group="training",
             choices=("fp32",),
             help="sum gradients over micro-batches and ranks in float32; default: in the type of "
             "their parameters",
@@ -123,29 +136,37 @@ class PlanOptions(msgspec.Struct, frozen=True):
     optimizer: Annotated[
         str,
         Option(
+            group="training",
             help="adamw, sgd, muon, ..., or one that communicates itself: 1-bit-adam, cser, ... "
-            "(docs/design/compression.md)"
+            "(docs/design/compression.md)",
         ),
     ] = "adamw"
     roles: Annotated[
         tuple[str, ...],
-        Option(parse=comma_separated, help="comma-separated roles that may be used"),
+        Option(
+            group="strategies", parse=comma_separated, help="comma-separated roles that may be used"
+        ),
     ] = tuple(ROLES)
     memory_actions: Annotated[
         tuple[str, ...],
         Option(
-            parse=comma_separated, help="comma-separated actions on activations that may be used"
+            group="memory",
+            parse=comma_separated,
+            help="comma-separated actions on activations that may be used",
         ),
     ] = MEMORY_ACTIONS
     compress: Annotated[
         str,
         Option(
-            metavar="NAME", help="none, auto, or an algorithm (sdp4bit, zero++, int8-activations)"
+            group="strategies",
+            metavar="NAME",
+            help="none, auto, or an algorithm (sdp4bit, zero++, int8-activations)",
         ),
     ] = "none"
     routing: Annotated[
         Routing,
         Option(
+            group="training",
             metavar="HISTOGRAM",
             parse=parse_routing,
             help="of tokens over experts: balanced, zipf:1.2, capacity:1.25 (what is beyond is "
@@ -153,12 +174,20 @@ class PlanOptions(msgspec.Struct, frozen=True):
         ),
     ] = Routing()
     quality: Annotated[
-        str, Option(choices=QUALITIES, help="what --compress auto may do to the numbers it sends")
+        str,
+        Option(
+            group="strategies",
+            choices=QUALITIES,
+            help="what --compress auto may do to the numbers it sends",
+        ),
     ] = "safe"
-    micro_batches: Annotated[int | None, Option(help="fix the number of micro-batches")] = None
+    micro_batches: Annotated[
+        int | None, Option(group="strategies", help="fix the number of micro-batches")
+    ] = None
     schedule: Annotated[
         str,
         Option(
+            group="strategies",
             metavar="NAME",
             help=f"of the pipeline: auto, {', '.join(SCHEDULES)}; or stale-1: gradients are used a "
             "step late (sgd, momentum)",
@@ -167,6 +196,7 @@ class PlanOptions(msgspec.Struct, frozen=True):
     pins: Annotated[
         tuple[Pin, ...],
         Option(
+            group="strategies",
             name="pin",
             metavar="GLOB:STRATEGY",
             parse=parse_pins,
@@ -178,6 +208,7 @@ class PlanOptions(msgspec.Struct, frozen=True):
     time_limit_seconds: Annotated[
         float | None,
         Option(
+            group="search",
             name="time_limit",
             metavar="SECONDS",
             help="of search; then the best plan so far, exit code 4",
@@ -186,18 +217,21 @@ class PlanOptions(msgspec.Struct, frozen=True):
     objective: Annotated[
         str,
         Option(
+            group="search",
             choices=OBJECTIVES,
             help="what is least: seconds of a step, its dollars, or its energy; the last two choose "
             "devices as well, by the [rates] of the cluster's file",
         ),
     ] = "time"
     budget: Annotated[
-        float | None, Option(metavar="DOLLARS", help="most dollars that a step may cost")
+        float | None,
+        Option(group="search", metavar="DOLLARS", help="most dollars that a step may cost"),
     ] = None
     at_least: Annotated[
-        float | None, Option(metavar="SAMPLES", help="fewest samples a second that are trained")
+        float | None,
+        Option(group="search", metavar="SAMPLES", help="fewest samples a second that are trained"),
     ] = None
-    seed: Annotated[int, Option(help="of random choices, kept in the plan")] = 0
+    seed: Annotated[int, Option(group="search", help="of random choices, kept in the plan")] = 0
     bounds: tuple[int, ...] | None = None
     model_chunks: int | None = None
     fractions: tuple[Fraction, ...] = FRACTIONS

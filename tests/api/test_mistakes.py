@@ -4,7 +4,8 @@ import shlex
 
 import pytest
 
-from plait.api.cli import main
+from plait.api.cli import command_parser, main
+from plait.api.commands.table import COMMANDS
 from plait.tests.paths import EXAMPLES, LLAMA
 
 PLAN = "plan model.json --cluster 4xh100"
@@ -81,3 +82,10 @@ def test_a_name_that_is_like_no_other_gets_the_list_alone(folder, monkeypatch, c
     monkeypatch.chdir(folder)
     assert main(shlex.split(f"{PLAN} --optimizer zzz")) == 2
     assert "unknown optimizer 'zzz'; known: adamw, adam" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_examples_of_help_are_command_lines(command):
+    parser = command_parser(command.name)
+    for line in command.examples():
+        assert parser.parse_args(shlex.split(line.split(" > ")[0])[1:]).command == command.name

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
-from ....cost_model.explain.by_kind import seconds_by_kind
+from ....cost_model.explain.by_kind import exposed_step_seconds
 from ....cost_model.explain.confidence import RANGE
 from ....cost_model.explain.step_terms import step_term
 from ....cost_model.operators.operator_cost import Pricer
@@ -90,7 +90,7 @@ def _verdict(plan: Plan) -> str:
 
 def binding_terms(plan: Plan) -> list[tuple[str, float]]:
     """The largest terms of a step, in seconds."""
-    terms = seconds_by_kind(step_term(plan)).items()
+    terms = exposed_step_seconds(step_term(plan)).items()
     return sorted(terms, key=lambda item: -item[1])[:BINDING_TERMS]
 
 
