@@ -70,6 +70,7 @@ def program_table(
         compression=tuple(_compressed_axes(plan)),
         master_weights=plan.optimizer.master_weights,
         gradient_precision=plan.gradient_precision,
+        neighbours=_neighbours(plan),
     )
 
 
@@ -77,6 +78,23 @@ def _loss_call(dataflow: Dataflow) -> int:
     maker = dataflow.graph.maker(dataflow.graph.model.loss)
     assert maker is not None
     return maker.call
+
+
+def _neighbours(plan: Plan) -> tuple[dict[str, int], ...]:
+    """Per strategy, ranks of a node along axes that send rows to experts, where they span nodes."""
+    near = [
+        {
+            role: plan.cluster.neighbours_per_node(size, strategy.stride(role))
+            for role, size in strategy.axes
+            if ROLES[role].experts
+        }
+        for strategy in plan.strategies
+    ]
+    spanning = [
+        {role: n for role, n in one.items() if 1 < n < strategy.size(role)}
+        for one, strategy in zip(near, plan.strategies, strict=True)
+    ]
+    return tuple(spanning) if any(spanning) else ()
 
 
 def _compressed_axes(plan: Plan) -> Iterator[CompressedAxis]:

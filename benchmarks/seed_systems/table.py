@@ -294,7 +294,8 @@ EXPERTS = (
                 unit="times less",
                 paper=5,
                 state="program",
-                conditions="expert ranks run; the saving is the architecture's, not measured",
+                conditions="expert ranks run, over nodes by a hierarchical all-to-all; the saving is "
+                "the architecture's, not measured",
             ),
         ),
     ),

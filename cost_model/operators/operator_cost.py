@@ -331,6 +331,7 @@ SHARDED_COPIES: dict[str, Callable[[Site], int]] = {
     "cross_entropy": _cross_entropy_copies,
     "embedding": _embedding_copies,
     "embedding_dense_backward": _embedding_gradient_copies,
+    "embedding_sparse_backward": _embedding_gradient_copies,
     "attention": _attention_copies,
 }
 

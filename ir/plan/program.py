@@ -228,8 +228,9 @@ class ProgramTable(msgspec.Struct, frozen=True):
     `modules` describe the user's module as it was traced; empty where there was none.
     With `master_weights` the optimizer steps on float32 copies of parameters of 16 bits. Gradients are
     summed in `gradient_precision` (empty: that of their parameter). Collectives run beside other work
-    while at most `in_flight_bytes` of them do (0: each ends before what follows). `kernels` says whose
-    run the operators of functions: torch's one by one, or those that inductor compiles.
+    while at most `in_flight_bytes` of them do (0: each ends before what follows). `neighbours`: per
+    mesh, along axes that span nodes and send rows to experts, the ranks that share one. `kernels` says
+    whose run the operators of functions: torch's one by one, or those that inductor compiles.
     """
 
     model: str
@@ -261,6 +262,7 @@ class ProgramTable(msgspec.Struct, frozen=True):
     in_flight_bytes: Bytes = 0
     table_digest: Digest | None = None
     groups: tuple[GroupProgram, ...] = ()
+    neighbours: tuple[dict[str, Count], ...] = ()
 
     @property
     def scales_loss(self) -> bool:

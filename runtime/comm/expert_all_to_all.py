@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .group_hierarchy import RowRoute
+
 
 class ExpertRanks(Protocol):
     """Operators and collectives of a rank that dispatch and combine call."""
@@ -24,32 +26,27 @@ class ExpertRanks(Protocol):
 
     def experts_backward_bias(self, *args: Any, over: tuple[str, ...]) -> tuple[Tensor, ...]: ...
 
-    def exchange_rows(
-        self, x: Tensor, axis: str, sent: list[int], received: list[int]
-    ) -> Tensor: ...
+    def row_route(self, axis: str, counts: Tensor) -> RowRoute: ...
 
 
 class ExpertDispatch:
     """Routing of every (token, expert) choice over one axis, there (`dispatch`) and back (`combine`)."""
 
     def __init__(self, ranks: ExpertRanks, axis: str, choice: Tensor, expert_factors: Any) -> None:
-        self.ranks, self.axis = ranks, axis
         degree = ranks.sizes[axis]
         owner = _owner(choice.reshape(-1), expert_factors, axis, ranks.sizes)
         self.order = torch.argsort(owner, stable=True)
         self.tokens = self.order // choice.shape[1]
-        counts, one = torch.bincount(owner, minlength=degree), [1] * degree
-        self.sent: list[int] = counts.tolist()
-        self.received: list[int] = ranks.exchange_rows(counts, axis, one, one).tolist()
+        self.route = ranks.row_route(axis, torch.bincount(owner, minlength=degree))
         self.choice = self.dispatch(choice.reshape(-1)[self.order]).unsqueeze(1)
 
     def dispatch(self, rows: Tensor) -> Tensor:
         """Send rows, sorted by `order`, to the owners of their experts."""
-        return self.ranks.exchange_rows(rows, self.axis, self.sent, self.received)
+        return self.route.there(rows)
 
     def combine(self, rows: Tensor) -> Tensor:
         """Send result rows back to the ranks of their tokens."""
-        return self.ranks.exchange_rows(rows, self.axis, self.received, self.sent)
+        return self.route.back(rows)
 
 
 def _owner(choice: Tensor, expert_factors: Any, axis: str, sizes: dict[str, int]) -> Tensor:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ...ir.model.mesh import CHUNK, MICRO, Mesh
+from .group_hierarchy import GroupHierarchy, NodeRoute, RowRoute
 from .process_group import Group
 from .sharded_operators import ShardedOperators
 from .slicing import insert_slice, join, split, take_slice
@@ -50,8 +52,11 @@ class Comm(ShardedOperators):
     """Collectives of one rank.
 
     `sent_bytes` counts bytes sent by kind of collective (ring algorithms); `compressed` are the
-    compressed all-reduces by axis; on `device` operators without operands make their tensors.
+    compressed all-reduces by axis; on `device` operators without operands make their tensors. Rows
+    travel level by level along axes that have `levels`.
     """
+
+    levels: Mapping[str, GroupHierarchy] = MappingProxyType({})
 
     def __init__(
         self,
@@ -169,6 +174,11 @@ class Comm(ShardedOperators):
         for axis in axes:
             x = self.groups[axis].all_reduce(x, largest=True)
         return x
+
+    def row_route(self, axis: str, counts: Tensor) -> RowRoute:
+        if axis in self.levels:
+            return NodeRoute(self.levels[axis], counts)
+        return super().row_route(axis, counts)
 
     def exchange_rows(self, x: Tensor, axis: str, sent: list[int], received: list[int]) -> Tensor:
         return self.groups[axis].exchange_rows(x, sent, received)

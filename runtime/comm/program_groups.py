@@ -50,6 +50,7 @@ class MeshGroups:
     roles        per mesh, by role; a role without an axis has this rank alone
     partial      by mesh and the axes over which gradients are partial sums
     hierarchies  by mesh and role, of compressed collectives
+    levels       per mesh, by role, where its rows travel level by level
     down, up     along the stages, forward and backward: two groups, because NCCL runs the transfers
                  of one pair in order
     transfers    by kind of step: one group, or where chunks run there and back, one for each way
@@ -78,6 +79,13 @@ class MeshGroups:
             for axis in table.compression
             if not ROLES[axis.role].stages
         }
+        self.levels = tuple(
+            {
+                role: group_hierarchy(pool, role, mesh.groups((mesh.index(role),)), near)
+                for role, near in neighbours.items()
+            }
+            for mesh, neighbours in zip(table.meshes, table.neighbours, strict=False)
+        )
         mesh = table.meshes[0]
         replicas = mesh.groups(tuple(i for i, a in enumerate(mesh.axes) if ROLES[a.name].stages))
         self.down = pool.group("stages, forward", replicas, channel=1)
@@ -133,7 +141,7 @@ class GroupedMeshGroups(MeshGroups):
         self.axes = {axis.name: roles[axis.name] for axis in mine.table.mesh.axes}
         keys = {h.partial_axes for t in tables for h in t.state_tensors if h.partial_axes}
         self.partial = {(0, axes): self._along(*axes) for axes in sorted(keys)}
-        self.hierarchies, self.tied = {}, {}
+        self.hierarchies, self.tied, self.levels = {}, {}, ()
         everyone: Partition = (self.everyone.ranks,)
         self.down = pool.group("groups, forward", everyone, channel=1)
         self.up = pool.group("groups, backward", everyone, channel=2)

@@ -15,6 +15,7 @@ from torch import Tensor
 from ...ir.capture.operators.elementary import exponentials_total, label_logits, widened
 from ...ir.capture.operators.shard_offsets import to_local_positions
 from .expert_all_to_all import experts, experts_backward
+from .group_hierarchy import DirectRoute, RowRoute
 
 OPS = torch.ops.plait
 ShardFactors = (
@@ -37,6 +38,10 @@ class ShardedOperators:
     def exchange_rows(self, x: Tensor, axis: str, sent: list[int], received: list[int]) -> Tensor:
         """All-to-all of rows: `sent` of them to each rank of the axis in order; gives those received."""
         raise NotImplementedError
+
+    def row_route(self, axis: str, counts: Tensor) -> RowRoute:
+        """The way of rows, of which `counts` go to each rank of an axis in order."""
+        return DirectRoute(lambda x, *amounts: self.exchange_rows(x, axis, *amounts), counts)
 
     def shard_offsets(self, factors: ShardFactors) -> list[int]:
         """Flat triples (size, stride, start) of shard factors."""

@@ -103,7 +103,7 @@ def mesh_comms(
 ) -> list[Comm]:
     """Collectives along the axes of every mesh of the table."""
     native = device.type == "cpu"
-    return [
+    comms = [
         Comm(
             mesh,
             table.micro_batches,
@@ -115,3 +115,6 @@ def mesh_comms(
         )
         for number, (mesh, along) in enumerate(zip(table.meshes, groups.roles, strict=True))
     ]
+    for comm, levels in zip(comms, groups.levels, strict=False):
+        comm.levels = levels
+    return comms
