@@ -1,5 +1,8 @@
 """One rank of `head_to_head.py`: runs its jobs one after the other, rounds of each alternating.
 
+Memory is that of processes which do nothing else: beside another engine, or after one, what malloc keeps
+of it decides the number.
+
 torchrun --nproc-per-node 4 worker.py jobs.json rows.json
 """
 
@@ -8,10 +11,14 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
+import os
+import pickle
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch._dynamo  # so that its import is nobody's memory
@@ -22,6 +29,7 @@ from plait.runtime.comm.process_group import GroupPool
 from plait.runtime.comm.watchdog import PATIENT
 from plait.runtime.launch.session import session
 
+T = TypeVar("T")
 MEMORY_STEPS = 2
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
@@ -63,49 +71,82 @@ def return_freed_memory(at_once: bool) -> None:
 
 
 class Measured(NamedTuple):
-    """An engine that is built: its step, and the most memory of any rank in later steps, beyond what
-    the process had before."""
+    """The most memory of any rank in steps of an engine after the first, beyond what the process had
+    before it was built, and the loss of the first step."""
 
-    step: Step
     peak_bytes: int
     loss: float
 
 
-def measured(job: Job, ours: bool, pool: GroupPool) -> Measured:
-    """Build an engine, and the peak of its steps after the first."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    before = resident_bytes("VmRSS")
-    step = plait_step(job, pool) if ours else PEERS[job.peer](job)
-    first = torch.tensor(step(), dtype=torch.float64)
-    gc.collect()
-    reset_peak()
-    for _ in range(MEMORY_STEPS):
-        step()
-    peak = torch.tensor(resident_bytes("VmHWM") - before, dtype=torch.float64)
-    dist.all_reduce(peak, dist.ReduceOp.MAX)
-    if job.peer == "pipelining":
-        dist.all_reduce(first, dist.ReduceOp.MAX)  # the last stage's
-    elif job.peer != "DTensor" and not ours:
-        dist.all_reduce(first)
-        first /= dist.get_world_size()
-    return Measured(step, int(peak), float(first))
+def engine(job: Job, ours: bool, pool: GroupPool) -> Step:
+    return plait_step(job, pool) if ours else PEERS[job.peer](job)
 
 
-def compared(job: Job, rounds: int, pool: GroupPool) -> dict[str, Any]:
-    """Both engines of a job: built once for nothing (imports, compiled code), once for memory, and
-    stepped in turn."""
-    for ours in (True, False):
-        measured(job, ours, pool)
+def measured(job: Job, ours: bool) -> Measured:
+    """What an engine takes in a process of its own, in which one has been built before for nothing, so
+    that imports and compiled code are nobody's memory."""
     return_freed_memory(at_once=True)
-    engines = [measured(job, ours, pool) for ours in (True, False)]
-    return_freed_memory(at_once=False)
-    for engine in engines:
-        engine.step()
-    times = [[spent(engine.step) for engine in engines] for _ in range(rounds)]
+    with session("gloo") as rank:
+        pool = GroupPool(rank, PATIENT)
+        engine(job, ours, pool)()
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        before = resident_bytes("VmRSS")
+        step = engine(job, ours, pool)
+        first = torch.tensor(step(), dtype=torch.float64)
+        gc.collect()
+        reset_peak()
+        for _ in range(MEMORY_STEPS):
+            step()
+        peak = torch.tensor(resident_bytes("VmHWM") - before, dtype=torch.float64)
+        dist.all_reduce(peak, dist.ReduceOp.MAX)
+        if job.peer == "pipelining":
+            dist.all_reduce(first, dist.ReduceOp.MAX)  # the last stage's
+        elif job.peer != "DTensor" and not ours:
+            dist.all_reduce(first)
+            first /= dist.get_world_size()
+        return Measured(int(peak), float(first))
+
+
+def times(job: Job, rounds: int) -> list[list[Spent]]:
+    """Steps of both engines in turn, in one process, after two of each."""
+    with session("gloo") as rank:
+        pool = GroupPool(rank, PATIENT)
+        steps = [engine(job, ours, pool) for ours in (True, False)]
+        for step in steps * 2:
+            step()
+        return [[spent(step) for step in steps] for _ in range(rounds)]
+
+
+def forked(work: Callable[[], T]) -> T:
+    """What `work` gives in a copy of this process, which ends then: its memory is nobody else's."""
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        answer: tuple[Any, str] = None, "the process ended"
+        try:
+            answer = work(), ""
+        except Exception as error:  # one that cannot run this, on every rank: the row says so
+            answer = None, f"{type(error).__name__}: {error}".splitlines()[0]
+        finally:
+            with os.fdopen(write, "wb") as file:
+                pickle.dump(answer, file)
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as file:
+        value, failed = pickle.load(file)
+    os.waitpid(child, 0)
+    if failed:
+        raise RuntimeError(failed)
+    return value
+
+
+def compared(job: Job, rounds: int) -> dict[str, Any]:
+    """Both engines of a job: each alone for its memory, both in turn for their times."""
+    engines = [forked(partial(measured, job, ours)) for ours in (True, False)]
     return {
         **job._asdict(),
-        "rounds": times,
+        "rounds": forked(partial(times, job, rounds)),
         "peak_bytes": [engine.peak_bytes for engine in engines],
         "losses": [engine.loss for engine in engines],
     }
@@ -114,15 +155,14 @@ def compared(job: Job, rounds: int, pool: GroupPool) -> dict[str, Any]:
 def main(jobs: str, rows: str) -> None:
     todo = json.loads(Path(jobs).read_text())
     torch.set_num_threads(1)
-    with session("gloo") as rank, Path(rows).open("a" if rank == 0 else "r") as file:
-        pool = GroupPool(rank, PATIENT)
+    first = int(os.environ["RANK"]) == 0
+    with Path(rows).open("a" if first else "r") as file:
         for job in todo["jobs"]:
             try:
-                row = compared(Job(**job), todo["rounds"], pool)
-            except Exception as error:  # one that cannot run this, on every rank: the row says so
-                row = {**job, "failed": f"{type(error).__name__}: {error}".splitlines()[0]}
-            torch._dynamo.reset()
-            if rank == 0:
+                row = compared(Job(**job), todo["rounds"])
+            except RuntimeError as error:
+                row = {**job, "failed": str(error)}
+            if first:
                 file.write(json.dumps(row) + "\n")
                 file.flush()
 

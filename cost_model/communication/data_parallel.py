@@ -19,7 +19,7 @@ from ...ir.devices.cluster import Cluster
 from ...ir.lowering.overlap import IN_FLIGHT_BYTES
 from ...ir.plan.flat_shard import FULL
 from ...ir.plan.plan import Plan
-from ...ir.plan.program import BUCKET_BYTES
+from ...ir.plan.program import BUCKET_BYTES, step_bucket_bytes
 from ...ir.plan.strategy import ROLES, Strategy
 from ...ir.plan.workload import StageBytes
 from ..execution_model import GENERATED, ExecutionModel, generated
@@ -217,11 +217,23 @@ class BatchAxes:
             for each, scale in ((gathers, 1.0), (scatters, self.gradient_scale))
         )
         summed, updated = (
-            seconds / max(1.0, weights.trained_bytes * scale / BUCKET_BYTES)
-            for seconds, scale in zip(per_step, (self.gradient_scale, 1.0), strict=True)
+            seconds / count
+            for seconds, count in zip(per_step, self.step_buckets(weights), strict=True)
         )
         retained = self.stages == 1
         return ExchangeEnds(before, after + (0.0 if retained else before), summed, updated)
+
+    def step_buckets(self, weights: StageBytes) -> tuple[float, float]:
+        """Buckets of gradients that are summed once per step, and of weights that are gathered once
+        updated; 1 where programs are not ours, or compress."""
+        if not self.execution.exposes_ends or self.compression or self.compressed_optimizer:
+            return 1.0, 1.0
+        summed = weights.dense_bytes * self.gradient_scale / self.shard_count("gradient")
+        updated, most = weights.trained_bytes, BUCKET_BYTES * self.degree
+        return (
+            max(1.0, summed / step_bucket_bytes(summed)),
+            max(1.0, updated / step_bucket_bytes(updated, most)),
+        )
 
     def compressed_cost(
         self, exchange: Exchange, axis: GroupAxis, small: float = 0.0

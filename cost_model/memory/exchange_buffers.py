@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...ir.lowering.overlap import IN_FLIGHT_BYTES
-from ...ir.plan.program import BUCKET_BYTES, BUCKETS_AHEAD, MAX_BUCKETS_IN_FLIGHT
+from ...ir.plan.program import BUCKET_BYTES, BUCKETS_AHEAD, MAX_BUCKETS_IN_FLIGHT, step_bucket_bytes
 from ...ir.plan.workload import PeakPoint
 from ..communication.compressed_collective import exchange_bytes
 from ..communication.data_parallel import BatchAxes
@@ -89,9 +89,11 @@ def reduced_behind_bytes(axes: BatchAxes, point: PeakPoint) -> int:
 
 
 def arriving_bytes(axes: BatchAxes, sent: int) -> int:
-    """Bytes in which gradients arrive: shards of their sum, or where ranks add them up, all that was
-    sent."""
-    return sent // axes.degree if axes.cluster.device.host_copies_hide else sent
+    """Bytes in which gradients arrive: shards of their sum, or where ranks add them up, the shards of
+    the others and their sum, which for two ranks are one."""
+    if axes.cluster.device.host_copies_hide or axes.degree == 2:
+        return sent // axes.degree
+    return sent
 
 
 def call_buffers(axes: BatchAxes, point: PeakPoint, in_place: bool) -> CallBuffers:
@@ -101,9 +103,12 @@ def call_buffers(axes: BatchAxes, point: PeakPoint, in_place: bool) -> CallBuffe
     if in_place:
         return CallBuffers(point.call_bytes, 3 * weights * gathered, 0)
     sharded, largest = (axes.sharded_bytes(weights), axes.sharded_bytes(point.largest_weight_bytes))
-    bucket = min(sharded, max(BUCKET_BYTES, largest))
+    compressed = min(sharded, max(BUCKET_BYTES, largest))
+    bucket = min(sharded, max(BUCKET_BYTES * axes.degree, largest))
     if point.phase != "accumulate":
-        moved = transfer_buffer_bytes(axes, "weights", sharded, bucket, bucket) if gathered else 0
+        moved = (
+            transfer_buffer_bytes(axes, "weights", sharded, compressed, bucket) if gathered else 0
+        )
         before = max(sharded + moved, weights + largest) if gathered else 0
         before -= point.own_bytes
         if before - weights > point.call_bytes:
@@ -134,17 +139,55 @@ def accumulation_buffers(axes: BatchAxes, point: PeakPoint) -> CallBuffers:
     return CallBuffers(call_bytes, sent, 0)
 
 
-def bucket_gradient_bytes(axes: BatchAxes, point: PeakPoint, trained: int) -> int:
+def bucket_gradient_bytes(
+    axes: BatchAxes, point: PeakPoint, trained: int, largest: int, micro_batches: int
+) -> int:
     """Bytes of weights whose gradients have memory while a call runs: of those that are complete,
-    and where they are summed once per step, of the whole bucket that was begun."""
+    and where they are summed once per step, of the whole bucket that was begun. Of `trained` bytes,
+    `largest` of one tensor."""
     complete = point.complete_gradient_bytes
+    begun = complete > 0 or point.phase == "accumulate"
+    if scatters_in_step(axes) and micro_batches == 1:
+        return scattered_bytes(axes, complete, trained, largest) if begun else 0
     summed = [a for a in (*axes.replica_axes, *axes.model_axes) if a.size > 1]
     once = summed or ("optimizer" in axes.sharded_kinds and "gradient" not in axes.sharded_kinds)
-    begun = complete > 0 or point.phase == "accumulate"
     if not (once and begun) or axes.compression or "gradients" not in axes.execution.overlaps:
         return min(complete, trained)
+    return min(complete + step_bucket(axes, trained), trained)
+
+
+def step_bucket(axes: BatchAxes, trained: int) -> int:
+    """Bytes of weights whose gradients share a bucket that is summed once per step."""
     shards = axes.degree if "gradient" in axes.sharded_kinds else 1
-    return min(complete + int(BUCKET_BYTES * shards / axes.gradient_scale), trained)
+    scale = axes.gradient_scale / shards
+    return int(step_bucket_bytes(trained * scale) / scale)
+
+
+def scatters_in_step(axes: BatchAxes) -> bool:
+    """Whether gradients are reduced to shards in buckets, beside the backward that completes them."""
+    if axes.compression or axes.compressed_optimizer is not None or not axes.is_full:
+        return False
+    once = "optimizer" in axes.sharded_kinds and "gradient" not in axes.sharded_kinds
+    return once and axes.degree > 1 and "gradients" in axes.execution.overlaps
+
+
+def scattered_bytes(axes: BatchAxes, complete: int, trained: int, largest: int) -> int:
+    """Bytes of weights whose gradients take as much memory as those of `complete` bytes that are
+    reduced to shards beside backward: shards that have arrived, what travels, a bucket that is begun."""
+    bucket = max(step_bucket(axes, trained), largest)
+    travelling = min(complete, BUCKETS_AHEAD * bucket)
+    arrived = (complete - travelling) // axes.degree
+    begun = min(bucket, trained - complete)
+    return arrived + travelling + arriving_bytes(axes, travelling) + begun
+
+
+def step_arrival_bytes(axes: BatchAxes, trained: int, largest: int) -> int:
+    """Bytes of gradients that arrive beside those of `trained` bytes of weights which all ranks have."""
+    if not scatters_in_step(axes):
+        return 0
+    bucket = max(step_bucket(axes, trained), largest)
+    scale = axes.gradient_scale
+    return arriving_bytes(axes, int(min(trained, BUCKETS_AHEAD * bucket) * scale))
 
 
 def update_gather_bytes(axes: BatchAxes, trained: int, largest: int) -> int:
@@ -152,10 +195,11 @@ def update_gather_bytes(axes: BatchAxes, trained: int, largest: int) -> int:
     buckets that travel beside a forward."""
     if "optimizer" not in axes.sharded_kinds or "parameter" in axes.sharded_kinds:
         return 0
-    bucket = min(trained, BUCKET_BYTES)
+    compressed = min(trained, BUCKET_BYTES)
+    bucket = min(trained, int(step_bucket_bytes(trained, BUCKET_BYTES * axes.degree)))
     whole = axes.compression or "weights" not in axes.execution.overlaps
     arriving = trained if whole else min(trained, BUCKETS_AHEAD * max(bucket, largest))
-    return arriving + transfer_buffer_bytes(axes, "weights", trained, bucket, bucket)
+    return arriving + transfer_buffer_bytes(axes, "weights", trained, compressed, bucket)
 
 
 def at_most_in_flight(amount: int) -> int:

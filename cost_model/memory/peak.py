@@ -19,6 +19,9 @@ from .exchange_buffers import (
     bucket_gradient_bytes,
     call_buffers,
     reduce_buffer_bytes,
+    scattered_bytes,
+    scatters_in_step,
+    step_arrival_bytes,
     update_gather_bytes,
 )
 from .in_flight import InFlight
@@ -244,12 +247,16 @@ def while_calls_run(
     in_place = execution.contiguous_buffers
     buffers = [call_buffers(axes, point, in_place) for point in stage.peak_points]
     all_gradients = gradient_bytes(stage, axes, execution, stage.summed_bytes)
+    largest = min(stage.largest_weight_bytes, stage.summed_bytes)
+    arriving = step_arrival_bytes(axes, stage.summed_bytes, largest)
     for case in in_flight.cases():
         before, others = waiting_bytes(stage, case), case.reduced
         for point, (inside, beside, added) in zip(stage.peak_points, buffers, strict=True):
             if not case.meets(point):
                 continue
-            summed = bucket_gradient_bytes(axes, point, stage.summed_bytes)
+            summed = bucket_gradient_bytes(
+                axes, point, stage.summed_bytes, largest, in_flight.micro_batches
+            )
             gradients = (
                 all_gradients
                 if others or in_place
@@ -258,7 +265,9 @@ def while_calls_run(
             activations = before + (
                 point.waiting_bytes if execution.frees_per_call else stage.saved_bytes
             )
-            beside = beside if in_place else beside_call_bytes(axes, point, beside)
+            beside = (
+                beside if in_place else beside_call_bytes(axes, point, beside) + arriving * others
+            )
             yield PeakBytes(batch, gradients, activations, inside, beside + added * others + sent)
 
 
@@ -278,8 +287,16 @@ def while_optimizer_steps(
     summed, summed_largest = (n * summed_item for n in elements)
     stepped, biggest = (axes.local_bytes(n * stepped_item, "optimizer") for n in elements)
     bucket = min(gradients, max(BUCKET_BYTES, summed_largest))
-    reducing = reduce_buffer_bytes(axes, bucket, summed, summed_largest)
-    yield PeakBytes(batch, gradients, 0, 0, reducing)
+    if not scatters_in_step(axes):
+        reducing = reduce_buffer_bytes(axes, bucket, summed, summed_largest)
+        yield PeakBytes(batch, gradients, 0, 0, reducing)
+    elif in_flight.micro_batches == 1:
+        amounts = stage.summed_bytes, stage.summed_bytes, largest
+        last = gradient_bytes(stage, axes, execution, scattered_bytes(axes, *amounts))
+        yield PeakBytes(batch, last, 0, 0, 0)
+    else:
+        arriving = step_arrival_bytes(axes, stage.summed_bytes, largest)
+        yield PeakBytes(batch, gradients, 0, 0, arriving)
     if summed_item < stepped_item:  # what was summed is widened one by one
         yield PeakBytes(batch, stepped, 0, 0, min(bucket, axes.local_bytes(summed, "optimizer")))
     # where the device is the host, optimizers take tensors one by one

@@ -20,12 +20,20 @@ from ..model.tensor import TensorType
 from ..ranges import Bytes, Count, Digest, FewCount, Index, ListedCount
 from .flat_shard import FULL, FlatShard, Fraction
 
-BUCKET_BYTES = 25 * 2**20  # of tensors that are communicated together
+BUCKET_BYTES = 25 * 2**20  # of tensors that are communicated together, as one rank sends them
+LEAST_BUCKET_BYTES = 2**20  # of buckets that are exchanged once per step, where there are others
+STEP_BUCKETS = 8  # of such tensors at least: one runs beside nothing, two are in memory beside all
 BUCKETS_AHEAD = 2  # of updated weights, on their way while a forward runs
 SMALL_BYTES = 65_536  # buckets below it are not compressed
 MAX_BUCKETS_IN_FLIGHT = 3  # compressed buckets in flight at once
 PLAN_FILE = "plan.json"  # the plan beside the program that was compiled from it
 PLACED_SCHEDULE = "placed"  # the schedule of a program whose ranks run operators, not stages
+
+
+def step_bucket_bytes(total: float, most: float = BUCKET_BYTES) -> float:
+    """Most bytes of a bucket of tensors that are exchanged once per step, of `total` bytes in all: at
+    most `most`, and where that leaves several, a small part of them."""
+    return min(most, max(LEAST_BUCKET_BYTES, total / STEP_BUCKETS))
 
 
 Kernels = Literal["aten", "inductor"]

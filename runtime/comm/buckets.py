@@ -30,7 +30,7 @@ class StartedBucket(NamedTuple):
     transfer: Started
 
 
-def buckets(tensors: Sequence[Tensor], limit_bytes: int = BUCKET_BYTES) -> list[list[int]]:
+def buckets(tensors: Sequence[Tensor], limit_bytes: float = BUCKET_BYTES) -> list[list[int]]:
     """Positions of the tensors of each bucket: one element type, at most `limit_bytes`."""
     groups: list[list[int]] = []
     open_groups: dict[torch.dtype, tuple[list[int], int]] = {}
@@ -113,7 +113,7 @@ def all_gather(group: Group, flats: Sequence[Tensor]) -> list[Tensor]:
 
 def _gathers(group: Group, flats: Sequence[Tensor]) -> Iterator[StartedBucket]:
     """Start to gather buckets one by one."""
-    for members in buckets(flats, BUCKET_BYTES // group.size):
+    for members in buckets(flats):
         sizes = [flats[i].numel() for i in members]
         yield StartedBucket(
             members, sizes, group.start_all_gather(joined([flats[i] for i in members]))

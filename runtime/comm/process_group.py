@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from functools import partial
@@ -15,7 +15,15 @@ from torch import Tensor
 from torch.distributed import Work
 
 from .monitor import Store
-from .transfer import Arrived, Started, Transfer, TransferTensors
+from .transfer import (
+    Arrived,
+    Post,
+    Started,
+    Transfer,
+    TransferTensors,
+    exchange_by_gloo,
+    gather_segments,
+)
 from .watchdog import Watchdog, WatchOptions
 
 Partition = tuple[tuple[int, ...], ...]
@@ -43,8 +51,7 @@ class Group:
         self.channel = f"{name} {','.join(map(str, self.ranks))}"
         self.sent_bytes = sent_bytes
         self.size, self.index = len(self.ranks), self.ranks.index(rank)
-        # gloo's reduce-scatter sends as much as an all-reduce; an all-to-all and a local sum, half.
-        self.adds_locally = handle is not None and dist.get_backend(handle) == "gloo"
+        self.by_gloo = handle is not None and dist.get_backend(handle) == "gloo"
 
     def alone(self) -> Group:
         """The group of this rank alone."""
@@ -68,7 +75,7 @@ class Group:
             "all_reduce",
             TransferTensors(result, result),
             2 * (self.size - 1) / self.size,
-            partial(dist.all_reduce, result, kind),
+            self.asynchronous(dist.all_reduce, result, kind),
         )
 
     def all_reduce(self, x: Tensor, largest: bool = False, *, in_place: bool = False) -> Tensor:
@@ -79,8 +86,11 @@ class Group:
         if self.size == 1:
             return Arrived(x[None])
         message = TransferTensors(x.contiguous(), x.new_empty((self.size, *x.shape)))
-        flat = message.filled.view(-1), message.sent.view(-1)
-        post = partial(dist.all_gather_into_tensor, *flat)
+        rows, flat = message.filled.view(self.size, -1), message.sent.view(-1)
+        if self.by_gloo:
+            post = partial(gather_segments, rows, flat, self.handle)
+        else:
+            post = self.asynchronous(dist.all_gather_into_tensor, rows.view(-1), flat)
         return self.started("all_gather", message, self.size - 1, post)
 
     def all_gather(self, x: Tensor) -> Tensor:
@@ -91,12 +101,15 @@ class Group:
         if self.size == 1:
             return Arrived(x[0])
         sent, fraction = x.contiguous(), (self.size - 1) / self.size
-        if self.adds_locally:
-            rows = TransferTensors(sent, sent.new_empty(sent.shape))
-            post = partial(dist.all_to_all_single, rows.filled, sent)
-            return self.started("reduce_scatter", rows, fraction, post).then(lambda r: r.sum(0))
+        if self.by_gloo:
+            rows = TransferTensors(sent, sent.new_empty((self.size - 1, *sent.shape[1:])))
+            filled = list[Tensor | None](rows.filled)
+            filled.insert(self.index, None)
+            post = partial(exchange_by_gloo, filled, self.others_of(sent), self.handle)
+            add = partial(total_of, sent[self.index], self.index)
+            return self.started("reduce_scatter", rows, fraction, post).then(add)
         message = TransferTensors(sent, sent.new_empty(sent.shape[1:]))
-        post = partial(dist.reduce_scatter_tensor, message.filled.view(-1), sent.view(-1))
+        post = self.asynchronous(dist.reduce_scatter_tensor, message.filled.view(-1), sent.view(-1))
         return self.started("reduce_scatter", message, fraction, post)
 
     def reduce_scatter(self, x: Tensor) -> Tensor:
@@ -106,9 +119,8 @@ class Group:
         """Row i of `x` (`[ranks, …]`) goes to rank i; row j of the result is from rank j."""
         if self.size == 1:
             return Arrived(x)
-        message = TransferTensors(x.contiguous(), x.new_empty(x.shape))
-        post = partial(dist.all_to_all_single, message.filled, message.sent)
-        return self.started("all_to_all", message, (self.size - 1) / self.size, post)
+        equal = [len(x) // self.size] * self.size
+        return self.start_exchange_rows(x, equal, equal)
 
     def all_to_all(self, x: Tensor) -> Tensor:
         return self.start_all_to_all(x).wait()
@@ -119,29 +131,43 @@ class Group:
             return Arrived(x)
         message = TransferTensors(x.contiguous(), x.new_empty((sum(received), *x.shape[1:])))
         fraction = 1 - sent[self.index] / max(sum(sent), 1)
-        post = partial(dist.all_to_all_single, message.filled, message.sent, received, sent)
+        if self.by_gloo:
+            filled, rows = message.filled.split(received), message.sent.split(sent)
+            filled[self.index].copy_(rows[self.index])
+            post = partial(
+                exchange_by_gloo, self.others_of(filled), self.others_of(rows), self.handle
+            )
+        else:
+            post = self.asynchronous(
+                dist.all_to_all_single, message.filled, message.sent, received, sent
+            )
         return self.started("all_to_all", message, fraction, post)
+
+    def others_of(self, rows: Iterable[Tensor]) -> list[Tensor | None]:
+        """Rows by rank, without this rank's and empty ones."""
+        return [row if i != self.index and row.numel() else None for i, row in enumerate(rows)]
+
+    def asynchronous(self, collective: Callable[..., Work | None], *operands: Any) -> Post:
+        """What begins a collective of torch in this group."""
+        return partial(collective, *operands, group=self.handle, async_op=True)
 
     def exchange_rows(self, x: Tensor, sent: list[int], received: list[int]) -> Tensor:
         return self.start_exchange_rows(x, sent, received).wait()
 
-    def started(
-        self, kind: str, message: TransferTensors, fraction: float, post: Callable[..., Work | None]
-    ) -> Transfer:
+    def started(self, kind: str, message: TransferTensors, fraction: float, post: Post) -> Transfer:
         """A collective that runs beside what follows, of which `fraction` of the bytes of what is sent
         count as sent; `post` begins it."""
         x = message.sent
         self.sent_bytes[kind] += round(x.numel() * x.element_size() * fraction)
         what = f"{kind} over {self.name} of {tuple(x.shape)} {x.dtype}"
         record = self.watchdog.recorder.begin(what, self.channel, self.ranks)
-        post = partial(post, group=self.handle, async_op=True)
         return Transfer(self.watchdog, record, message, post)
 
     def broadcast(self, x: Tensor, source: int) -> Tensor:
         """`x` of the rank at index `source`; others give a tensor of its shape, which is filled."""
         if self.size == 1:
             return x
-        post = partial(dist.broadcast, x, self.ranks[source])
+        post = self.asynchronous(dist.broadcast, x, self.ranks[source])
         return self.started(
             "broadcast", TransferTensors(x, x), float(self.index == source), post
         ).wait()
@@ -191,6 +217,18 @@ class Group:
         """Channel and ranks of transfers between two members."""
         pair = self.ranks[source], self.ranks[target]
         return f"{self.name} {pair[0]}>{pair[1]}", pair
+
+
+def total_of(own: Tensor, index: int, others: Tensor) -> Tensor:
+    """The sum of rows in the order of ranks: `own`, of rank `index`, and those of the others (`[ranks -
+    1, …]`), of which a single one becomes the sum. gloo's reduce-scatter would send twice as much."""
+    if len(others) == 1:
+        return others[0].add_(own)
+    rows = [*others[:index], own, *others[index:]]
+    total = rows[0] + rows[1]
+    for row in rows[2:]:
+        total += row
+    return total
 
 
 class GroupPool:

@@ -1,8 +1,13 @@
-"""Tensors on their way between ranks: a collective starts, runs beside what follows, is awaited."""
+"""Tensors on their way between ranks: a collective starts, runs beside what follows, is awaited.
+
+gloo sends a message once it knows that the other rank is ready for it. Where that comes after a large
+message on the same connection, two ranks send one after the other, at half the speed of their link. So
+receives are posted before sends here, and what gloo gathers is given to it in segments.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch.distributed as dist
@@ -11,8 +16,25 @@ from torch import Tensor
 from .flight_recorder import Record
 from .watchdog import Watchdog
 
+SEGMENT_BYTES = 2**20
 Give = Callable[[Tensor], Tensor]
-Post = Callable[[], dist.Work | None]  # begins a message
+
+
+class Messages:
+    """Messages on their way, as one."""
+
+    def __init__(self, works: Sequence[dist.Work | None]) -> None:
+        self.works = [work for work in works if work is not None]
+
+    def is_completed(self) -> bool:
+        return all(work.is_completed() for work in self.works)
+
+    def wait(self) -> None:
+        for work in self.works:
+            work.wait()
+
+
+Post = Callable[[], dist.Work | Messages | None]  # begins a message
 
 
 class Arriving(Protocol):
@@ -79,3 +101,24 @@ class Transfer:
 
 
 Started = Arrived | Transfer
+
+
+def gather_segments(rows: Tensor, sent: Tensor, group: dist.ProcessGroup | None) -> Messages:
+    """Fill `rows` (`[ranks, elements]`) by what each rank sends (`[elements]`)."""
+    size = max(SEGMENT_BYTES // sent.element_size(), 1)
+    parts = zip(rows.split(size, 1), sent.split(size), strict=True)
+    return Messages(
+        [dist.all_gather(list(into), part, group=group, async_op=True) for into, part in parts]
+    )
+
+
+def exchange_by_gloo(
+    filled: Sequence[Tensor | None], sent: Sequence[Tensor | None], group: dist.ProcessGroup | None
+) -> Messages:
+    """Send `sent[i]` to rank i of the group, and fill `filled[i]` by what it sends; None: nothing."""
+    ranks = dist.get_process_group_ranks(group)
+    works = [
+        *(dist.irecv(x, n, group) for x, n in zip(filled, ranks, strict=True) if x is not None),
+        *(dist.isend(x, n, group) for x, n in zip(sent, ranks, strict=True) if x is not None),
+    ]
+    return Messages(works)

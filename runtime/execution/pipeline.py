@@ -1,8 +1,10 @@
 """Runs one stage's part of a pipeline schedule: its row of `ir.plan.schedules`, step by step.
 
 A stage has one or several model chunks; the results of a chunk go to the next stage, from the last
-stage round to the first. Sends do not block; a sent tensor is freed as soon as the neighbour's own row
-shows that it has been received, so a stage never holds more than the schedule keeps in flight.
+stage round to the first. Receives are posted a step before they are needed, where this stage sends
+nothing in the same group: a GPU runs the transfers of two ranks there in one order. Sends do not
+block; a sent tensor is freed as soon as the neighbour's own row shows that it has been received, so a
+stage never holds more than the schedule keeps in flight.
 """
 
 from __future__ import annotations
@@ -52,6 +54,7 @@ class StageLink:
         self.neighbour, self.device, self.codec = neighbour, device, codec
         self.position = {link_step(s): at for at, s in enumerate(row) if s[0] != WEIGHTS}
         self.pending: dict[ScheduleStep, list[Transfer]] = {}
+        self.posted: dict[ScheduleStep, list[Transfer]] = {}
 
     def send(self, step: ScheduleStep, values: Sequence[Tensor], group: Group) -> None:
         """Send `values` for the neighbour's `step`."""
@@ -60,15 +63,26 @@ class StageLink:
             for value in values
         ]
 
+    def post(self, step: ScheduleStep, values: Sequence[StageValue], group: Group) -> None:
+        """Begin to receive the results of the neighbour's `step`."""
+        self.posted[step] = [
+            group.start_receive(
+                self.codec.empty(value.type, self.device), self.neighbour, f"{value.name} {step}"
+            )
+            for value in values
+        ]
+
     def receive(
         self, step: ScheduleStep, values: Sequence[StageValue], group: Group
     ) -> list[Tensor]:
         """Receive the results of the neighbour's `step`, by which it has received all it needed."""
-        received = []
-        for value in values:
-            tensor = self.codec.empty(value.type, self.device)
-            group.start_receive(tensor, self.neighbour, f"{value.name} {step}").wait()
-            received.append(self.codec.decode(tensor, value.type))
+        if step not in self.posted:
+            self.post(step, values, group)
+        transfers = self.posted.pop(step)
+        received = [
+            self.codec.decode(transfer.wait(), value.type)
+            for transfer, value in zip(transfers, values, strict=True)
+        ]
         self.release(self.position[step])
         return received
 
@@ -100,10 +114,15 @@ class PipelineRunner:
         stages = {place[0] for place in near if place is not None} - {self.stage}
         self.links = {n: StageLink(n, rows[n], device, codec) for n in sorted(stages)}
         self.passed: dict[ScheduleStep, list[Tensor]] = {}  # to other chunks of this stage
+        sent = {self.channel(step, received=False) for step in self.row}
+        received = [self.channel(step, received=True) for step in self.row]
+        self.receives_ahead = [c is not None and c not in sent for c in received]
 
     def run(self, chunks: Sequence[ModelChunk]) -> None:
         """Run the row once, on this stage's model chunks."""
-        for step in self.row:
+        self.post_ahead(0)  # in order: messages are told apart by it
+        for position, step in enumerate(self.row):
+            self.post_ahead(position + 1)
             self.run_step(step, chunks[step[1]])
         for link in self.links.values():
             link.release(len(link.position))
@@ -124,6 +143,14 @@ class PipelineRunner:
         """Whether a chunk of this stage is the model's last one."""
         return self.map.number(self.stage, chunk) == len(self.transfers)
 
+    def channel(self, step: ScheduleStep, *, received: bool) -> tuple[int, Group] | None:
+        """The stage and group from which a step receives, or to which it sends; None if it does not."""
+        near = self.map.neighbour(self.stage, link_step(step), source(step) * (2 * received - 1))
+        if step[0] == WEIGHTS or near is None or near[0] == self.stage:
+            return None
+        kind, chunk, _ = near[1] if received else step
+        return near[0], self.groups.transfer_group(kind, chunk)
+
     def pass_on(self, step: ScheduleStep, offset: int, values: Sequence[Tensor]) -> None:
         """Give results of a step to the model chunk before (-1) or after (1)."""
         stage, other = self.neighbour(step, offset)
@@ -132,15 +159,34 @@ class PipelineRunner:
         else:
             self.links[stage].send(other, values, self.groups.transfer_group(step[0], step[1]))
 
-    def receive(
-        self, step: ScheduleStep, offset: int, values: Sequence[StageValue]
-    ) -> list[Tensor]:
-        """What the model chunk before (-1) or after (1) gives for a step."""
-        stage, other = self.neighbour(step, offset)
+    def post_ahead(self, position: int) -> None:
+        """Begin to receive what the step at a position of the row needs, if that may be early."""
+        if position < len(self.row) and self.receives_ahead[position]:
+            self.post(self.row[position])
+
+    def post(self, step: ScheduleStep) -> None:
+        """Begin to receive what a later step needs from another stage."""
+        stage, other = self.neighbour(step, source(step))
+        group = self.groups.transfer_group(other[0], other[1])
+        self.links[stage].post(other, self.incoming(step), group)
+
+    def incoming(self, step: ScheduleStep) -> Sequence[StageValue]:
+        """The values that a step receives."""
+        number = self.map.number(self.stage, step[1])
+        if step[0] == FORWARD:
+            return self.transfers[number - 1]
+        return [value for value in self.transfers[number] if value.gradient]
+
+    def receive(self, step: ScheduleStep) -> list[Tensor]:
+        """What the model chunk before or after gives for a step; nothing at an end of the model."""
+        number = self.map.number(self.stage, step[1])
+        if number == (0 if step[0] == FORWARD else len(self.transfers)):
+            return []
+        stage, other = self.neighbour(step, source(step))
         if stage == self.stage:
             return self.passed.pop(link_step(step))
         group = self.groups.transfer_group(other[0], other[1])
-        return self.links[stage].receive(other, values, group)
+        return self.links[stage].receive(other, self.incoming(step), group)
 
     def neighbour(self, step: ScheduleStep, offset: int) -> tuple[int, ScheduleStep]:
         """Stage and step that give or take what a step takes or gives."""
@@ -149,18 +195,14 @@ class PipelineRunner:
         return near
 
     def forward(self, step: ScheduleStep, chunk: ModelChunk) -> None:
-        number, received = self.map.number(self.stage, step[1]), list[Tensor]()
-        if number:
-            received = self.receive(step, -1, self.transfers[number - 1])
-        results = chunk.forward(step[2], received)
+        number = self.map.number(self.stage, step[1])
+        results = chunk.forward(step[2], self.receive(step))
         if number < len(self.transfers):
             self.pass_on(step, 1, results)
 
     def backward(self, step: ScheduleStep, chunk: ModelChunk) -> None:
-        number, tangents = self.map.number(self.stage, step[1]), list[Tensor]()
-        if number < len(self.transfers):
-            tangents = self.receive(step, 1, [v for v in self.transfers[number] if v.gradient])
-        gradients = chunk.backward(step[2], tangents)
+        number = self.map.number(self.stage, step[1])
+        gradients = chunk.backward(step[2], self.receive(step))
         if number:
             expected = [v for v in self.transfers[number - 1] if v.gradient]
             assert len(gradients) == len(expected), f"{len(gradients)} gradients for {expected}"
@@ -179,3 +221,8 @@ def link_step(step: ScheduleStep) -> ScheduleStep:
     """The step by which both ends know a transfer: one stage may run a backward at once and its
     neighbour in two parts."""
     return (step[0] if step[0] == FORWARD else BACKWARD, *step[1:])
+
+
+def source(step: ScheduleStep) -> int:
+    """Which model chunk gives what a step receives: the one before (-1) or after (1)."""
+    return -1 if step[0] == FORWARD else 1

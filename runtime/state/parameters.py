@@ -17,6 +17,7 @@ normalised over the full batch already.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 
@@ -185,15 +186,24 @@ class ParameterStore:
         return sorted(parameters, key=lambda p: self.first_uses.get(p.name, 0))
 
     @cached_property
-    def first_uses(self) -> dict[str, int]:
-        """By tensor, the first call that reads it."""
-        uses = [
+    def uses(self) -> list[tuple[str, int]]:
+        """Pairs of a tensor and a call that reads it, once per argument."""
+        return [
             (run.name(names, call), call)
             for run in self.table.calls
             for call in range(run.first, run.last)
             for names in run.state_tensors
         ]
-        return dict(sorted(uses, key=lambda use: -use[1]))
+
+    @cached_property
+    def first_uses(self) -> dict[str, int]:
+        """By tensor, the first call that reads it."""
+        return dict(sorted(self.uses, key=lambda use: -use[1]))
+
+    def readers(self) -> Mapping[str, int]:
+        """By tensor that gradients reach, how often calls of a step read it."""
+        counts = Counter(name for name, _ in self.uses if self.specs[name].reached)
+        return {name: count * self.table.micro_batches for name, count in counts.items()}
 
     def by_mesh(
         self, parameters: Iterable[LocalParameter]

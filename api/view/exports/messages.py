@@ -55,10 +55,9 @@ def _of_weights(share: StrategyBytes, axes: BatchAxes) -> Iterator[tuple[str, st
         for amount_bytes, count in calls:
             for exchange in send(amount_bytes):
                 yield from ((kind, name, m) for _, m in _messages(exchange, count))
-    trained = share.bytes.trained_bytes
     for exchange in (
-        *axes.step_reductions(trained, share.bytes.partial_gradient_bytes),
-        *axes.update_gathers(trained),
+        *axes.step_reductions(share.bytes),
+        *axes.update_gathers(share.bytes.trained_bytes),
     ):
         for role, message in _messages(exchange, 1):
             yield SYNC, f"{exchange.kind} over {role}", message

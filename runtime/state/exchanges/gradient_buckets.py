@@ -1,8 +1,8 @@
 """Flat buffers of gradients that are summed once per step, each the memory of its collective.
 
 A bucket is summed as soon as backward has added the last gradient to it, beside what is left of
-backward; the first step learns how many gradients that are. Buckets do not depend on when they are
-summed, so neither do the totals.
+backward: as many as calls read its tensors, or those of the first step where some gave none. Buckets
+do not depend on when they are summed, so neither do the totals.
 
     rows of a bucket are the parts of the ranks (of zero1), its columns those of its tensors
 """
@@ -10,12 +10,12 @@ summed, so neither do the totals.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from ....ir.plan.program import BUCKET_BYTES
+from ....ir.plan.program import BUCKETS_AHEAD, step_bucket_bytes
 from ...comm.process_group import Group
 from ...comm.transfer import Started
 from ..local_parameter import LocalParameter
@@ -99,13 +99,17 @@ class GradientBucket:
 
 
 class GradientBuckets:
-    """The buckets of a rank; `limit_bytes` of them may be in flight at once (0: none)."""
+    """The buckets of a rank; `limit_bytes` of them may be in flight at once (0: none), and of those
+    that do not arrive where they are sent from, `BUCKETS_AHEAD`. `expected`: gradients of a step,
+    at most, by parameter."""
 
-    def __init__(self, buckets: Sequence[GradientBucket], limit_bytes: int) -> None:
+    def __init__(
+        self, buckets: Sequence[GradientBucket], limit_bytes: int, expected: Mapping[str, int]
+    ) -> None:
         self.buckets, self.limit_bytes = tuple(buckets), limit_bytes
         self.bucket_of = {p.name: bucket for bucket in buckets for p in bucket.parameters}
         self.added: Counter[str] = Counter()  # gradients of this step, by parameter
-        self.expected: Counter[str] | None = None
+        self.expected, self.learned = Counter(expected), False
         self.flying: deque[GradientBucket] = deque()
 
     def __contains__(self, name: str) -> bool:
@@ -116,24 +120,33 @@ class GradientBuckets:
         bucket = self.bucket_of[parameter.name]
         bucket.add(parameter, flat)
         self.added[parameter.name] += 1
-        if self.expected is not None and self.limit_bytes >= bucket.bytes:
+        if self.limit_bytes >= bucket.bytes:
             if all(self.added[p.name] == self.expected[p.name] for p in bucket.parameters):
                 self.start(bucket)
 
     def start(self, bucket: GradientBucket) -> None:
         while self.flying and self.flying[0].arrived():
             self.flying.popleft().wait()  # so that what was sent is freed
-        while self.flying and sum(b.bytes for b in self.flying) + bucket.bytes > self.limit_bytes:
+        while self.flying and not self.may_fly(bucket):
             self.flying.popleft().wait()
         bucket.start()
         self.flying.append(bucket)
+
+    def may_fly(self, bucket: GradientBucket) -> bool:
+        """Whether a bucket may travel beside those that do."""
+        elsewhere = sum(other.scatter.size > 1 for other in self.flying)
+        if bucket.scatter.size > 1 and elsewhere >= BUCKETS_AHEAD:
+            return False
+        return sum(other.bytes for other in self.flying) + bucket.bytes <= self.limit_bytes
 
     def finish(self) -> dict[str, Tensor]:
         """The sums of this step's gradients, by name."""
         totals: dict[str, Tensor] = {}
         for bucket in self.buckets:
             totals.update(bucket.finish())
-        self.expected, self.added = self.expected or self.added, Counter()
+        if not self.learned:
+            self.expected, self.learned = self.added, True
+        self.added = Counter()
         self.flying.clear()
         return totals
 
@@ -154,14 +167,14 @@ def reduced_elements(parameter: LocalParameter) -> int:
 def divided(
     parameters: Iterable[LocalParameter], dtype: torch.dtype, scatter: Group, total: Group
 ) -> list[GradientBucket]:
-    """Parameters in buckets of at most `BUCKET_BYTES`, in the order in which backward comes to them."""
-    rows: list[list[LocalParameter]] = []
-    room = 0
-    for parameter in reversed(list(parameters)):
-        size = reduced_elements(parameter) * scatter.size * dtype.itemsize
+    """Parameters in buckets, in the order in which backward comes to them."""
+    ordered, rows = list(parameters)[::-1], list[list[LocalParameter]]()
+    sizes = [reduced_elements(p) * scatter.size * dtype.itemsize for p in ordered]
+    room = 0.0
+    for parameter, size in zip(ordered, sizes, strict=True):
         if size > room:
             rows.append([])
-            room = BUCKET_BYTES
+            room = step_bucket_bytes(sum(sizes))
         rows[-1].append(parameter)
         room -= size
     return [GradientBucket(row, dtype, scatter, total) for row in rows]

@@ -121,6 +121,7 @@ class GradientReductions:
                 for bucket in divided(row, dtype, *self.step_groups(mesh, axes))
             ],
             self.limit_bytes,
+            store.readers(),
         )
 
     def step_groups(self, mesh: int, axes: tuple[str, ...]) -> tuple[Group, Group]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 import torch
@@ -23,6 +23,10 @@ class ReducedParameters(Protocol):
     flat_groups: tuple[FlatShardGroups, ...]
     transports: Transports
     device: torch.device
+
+    def readers(self) -> Mapping[str, int]:
+        """By tensor that gradients reach, how often calls of a step read it."""
+        ...
 
     def in_order_of_use(self, parameters: Iterable[LocalParameter]) -> list[LocalParameter]:
         """Parameters by the first call that reads them."""

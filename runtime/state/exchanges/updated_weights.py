@@ -9,15 +9,26 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from math import prod
 
 from torch import Tensor
 
-from ....ir.plan.program import BUCKET_BYTES, BUCKETS_AHEAD
+from ....ir.plan.program import BUCKET_BYTES, BUCKETS_AHEAD, step_bucket_bytes
 from ...comm.buckets import Arrival, PlainTransport, Transport, buckets
 from ..local_parameter import LocalParameter, names_of
 
 TransportAt = Callable[[int], Transport]
+
+
+@dataclass(eq=False)
+class WeightBucket:
+    """Weights that are gathered together; `arrival` is there once the gather has started."""
+
+    members: Sequence[LocalParameter]
+    transport_at: TransportAt
+    arrival: Arrival | None = None
 
 
 class UpdatedWeights:
@@ -26,49 +37,52 @@ class UpdatedWeights:
 
     def __init__(self, ahead: int = BUCKETS_AHEAD) -> None:
         self.ahead = ahead
-        self.waiting: deque[Callable[[], None]] = deque()  # starts a bucket
-        self.flying: deque[Sequence[LocalParameter]] = deque()
+        self.waiting: deque[WeightBucket] = deque()
+        self.flying: deque[WeightBucket] = deque()
 
     def gather(self, parameters: Sequence[LocalParameter], transport_at: TransportAt) -> None:
         """Gather the shards of parameters of one mesh, given in the order in which they are read."""
         for members in in_buckets(parameters, transport_at):
-            self.waiting.append(partial(self.start, members, transport_at))
+            bucket = WeightBucket(members, transport_at)
+            self.waiting.append(bucket)
+            for parameter in members:
+                parameter.arriving.append(partial(self.arrive, bucket))
 
     def begin(self) -> None:
         """Start as many buckets as may travel; without any that may, all arrive at once."""
         while self.waiting and len(self.flying) < max(self.ahead, 1):
-            self.waiting.popleft()()
+            self.start()
             if not self.ahead:
                 self.settle()
 
-    def start(self, members: Sequence[LocalParameter], transport_at: TransportAt) -> None:
-        """Start the gather over zero1, or where that is one rank, over zero2."""
-        flats = [shard_of(p) for p in members]
-        names = names_of(members)
-        outer, inner = transport_at(2), transport_at(1)
-        if all(p.sharding.degrees[2] == 1 for p in members):
-            arrival = inner.start_all_gather(flats, names)
+    def start(self) -> None:
+        """Start the next gather over zero1, or where that is one rank, over zero2."""
+        bucket = self.waiting.popleft()
+        flats, names = [shard_of(p) for p in bucket.members], names_of(bucket.members)
+        outer, inner = bucket.transport_at(2), bucket.transport_at(1)
+        if all(p.sharding.degrees[2] == 1 for p in bucket.members):
+            bucket.arrival = inner.start_all_gather(flats, names)
         else:
             first = outer.start_all_gather(flats, names)
-            arrival = lambda: inner.all_gather(first(), names)  # noqa: E731
-        self.flying.append(members)
-        arrive = partial(self.arrive, members, arrival)
-        for parameter in members:
-            parameter.arriving.append(arrive)
+            bucket.arrival = lambda: inner.all_gather(first(), names)
+        self.flying.append(bucket)
 
-    def arrive(self, members: Sequence[LocalParameter], arrival: Arrival) -> None:
-        """Copy what has arrived into its tensors, and start the next bucket."""
-        for parameter in members:
+    def arrive(self, bucket: WeightBucket) -> None:
+        """Copy what has arrived into its tensors, and start the next bucket. Who reads a bucket before
+        its turn starts those in front of it."""
+        while bucket.arrival is None:
+            self.start()
+        for parameter in bucket.members:
             parameter.arriving.clear()
-        self.flying.remove(members)
-        for parameter, flat in zip(members, arrival(), strict=True):
+        self.flying.remove(bucket)
+        for parameter, flat in zip(bucket.members, bucket.arrival(), strict=True):
             parameter.memory.copy_(flat)
         self.begin()
 
     def settle(self) -> None:
         """Wait for all that travels."""
         while self.flying:
-            self.flying[0][0].arriving[0]()
+            self.arrive(self.flying[0])
 
 
 def shard_of(parameter: LocalParameter) -> Tensor:
@@ -84,4 +98,7 @@ def in_buckets(
     if not all(isinstance(transport_at(level), PlainTransport) for level in (1, 2)):
         return [list(parameters)]
     memories = [parameter.memory for parameter in parameters]
-    return [[parameters[i] for i in row] for row in buckets(memories, BUCKET_BYTES)]
+    total = sum(memory.numel() * memory.element_size() for memory in memories)
+    ranks = max(prod(parameter.sharding.degrees[1:]) for parameter in parameters)
+    limit = step_bucket_bytes(total, BUCKET_BYTES * ranks)
+    return [[parameters[i] for i in row] for row in buckets(memories, limit)]

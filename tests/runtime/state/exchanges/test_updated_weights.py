@@ -38,7 +38,7 @@ def parameter(name: str) -> LocalParameter:
 
 @pytest.fixture
 def rows(monkeypatch):
-    monkeypatch.setattr(updated_weights, "BUCKET_BYTES", 64)  # two parameters
+    monkeypatch.setattr(updated_weights, "BUCKET_BYTES", 32)  # shards of two parameters
     rows = [parameter(name) for name in "abcdef"]
     for number, row in enumerate(rows):
         row.leaf.data.fill_(number + 1)
@@ -56,6 +56,15 @@ def test_buckets_travel_ahead_of_who_reads_them(rows) -> None:
     updated.settle()
     assert transport.log[4:] == ["wait c d", "wait e f"]
     assert all(not row.arriving for row in rows)
+
+
+def test_who_reads_before_its_turn_reads_what_was_updated(rows) -> None:
+    transport, updated = OneRank(), UpdatedWeights(ahead=1)
+    updated.gather(rows, lambda level: transport)
+    updated.begin()
+    assert rows[5].flat.tolist() == [6.0] * 8
+    assert transport.log == ["start a b", "start c d", "start e f", "wait e f"]
+    assert [row.flat[7].item() for row in rows] == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
 
 
 def test_without_any_ahead_each_arrives_before_the_next(rows) -> None:
