@@ -107,17 +107,17 @@ class NodeRoute:
     def there(self, rows: Tensor) -> Tensor:
         sent, passed = _columns(self.sent), _columns(self.near)
         rows = self.levels.inner.exchange_rows(
-            _transposed(rows, self.sent), _sums(sent), _sums(self.near)
+            _transposed(rows, self.sent), _totals(sent), _totals(self.near)
         )
         return self.levels.outer.exchange_rows(
-            _transposed(rows, self.near), _sums(passed), _sums(self.arrived)
+            _transposed(rows, self.near), _totals(passed), _totals(self.arrived)
         )
 
     def back(self, rows: Tensor) -> Tensor:
         sent, passed = _columns(self.sent), _columns(self.near)
-        rows = self.levels.outer.exchange_rows(rows, _sums(self.arrived), _sums(passed))
+        rows = self.levels.outer.exchange_rows(rows, _totals(self.arrived), _totals(passed))
         rows = self.levels.inner.exchange_rows(
-            _transposed(rows, passed), _sums(self.near), _sums(sent)
+            _transposed(rows, passed), _totals(self.near), _totals(sent)
         )
         return _transposed(rows, sent)
 
@@ -126,7 +126,7 @@ def _columns(counts: list[list[int]]) -> list[list[int]]:
     return [list(column) for column in zip(*counts, strict=True)]
 
 
-def _sums(counts: list[list[int]]) -> list[int]:
+def _totals(counts: list[list[int]]) -> list[int]:
     return [sum(row) for row in counts]
 
 
