@@ -39,8 +39,9 @@ class Outline(Pass[FlatGraph, list[GraphSegment]], frozen=True):
             for v, p in value.parameters.items()
             if p.kind != "parameter" and p.name not in value.updates
         }
-        for op, unit in zip(value.ops, units, strict=True):
-            if unit is None and known.issuperset(op.operands()):
+        early = counted(value, [unit is None for unit in units], known)
+        for number, (op, unit) in enumerate(zip(value.ops, units, strict=True)):
+            if number in early or (unit is None and known.issuperset(op.operands())):
                 data.ops.append(op)
                 known.update(op.results)
                 continue
@@ -48,6 +49,30 @@ class Outline(Pass[FlatGraph, list[GraphSegment]], frozen=True):
                 runs.append(GraphSegment(unit))
             runs[-1].ops.append(op)
         return [data, *_named(_joined(runs))]
+
+
+def counted(graph: FlatGraph, glue: list[bool], known: set[int]) -> set[int]:
+    """Operators between modules that draw numbers and count them over all samples: the batch and the key
+    of the step say them, before any micro-batch."""
+    drawn, makers, counts = known | {graph.key}, dict[int, int](), list[int]()
+    for number, op in enumerate(graph.ops):
+        if glue[number] and drawn.issuperset(op.operands()):
+            drawn.update(op.results)
+            makers.update(dict.fromkeys(op.results, number))
+            sizes = [graph.types[v].elements for v in op.results if v >= 0]
+            if (
+                max(sizes, default=0)
+                == 1
+                < max((graph.types[v].elements for v in op.operands()), default=1)
+            ):
+                counts.append(number)
+    early = set[int]()
+    while counts:
+        number = counts.pop()
+        if number not in early:
+            early.add(number)
+            counts += [makers[v] for v in graph.ops[number].operands() if v in makers]
+    return early
 
 
 def _joined(runs: list[GraphSegment]) -> list[GraphSegment]:

@@ -105,7 +105,7 @@ class Selections:
     def select(self, x: Tensor, mask: Tensor) -> Tensor:
         """`x[mask]`: the same rows, merged, with the mask that counts them."""
         rows = x.reshape(mask.numel(), *x.shape[mask.dim() :]).clone()  # no view, as in torch
-        return self.marked(rows, Selection(mask, tuple(range(mask.dim()))))
+        return self.marked(_filled(rows, mask), Selection(mask, tuple(range(mask.dim()))))
 
     def count_of_each(self, mask: Tensor) -> int | None:
         """How many rows of each sample a mask of the given batch selects, where they are as many."""
@@ -253,7 +253,7 @@ class Selections:
             )
             rows = read_rows(x, selections[0].mask, tuple(d for d in dims if d is not None))
         rows = rows[(slice(None), *rest)] if rest else rows
-        return self.marked(rows, selection)
+        return self.marked(_filled(rows, selection.mask) if selection.whole else rows, selection)
 
     def write(self, x: Tensor, index: Any, rows: Any, *, add: bool) -> None:
         """`x[i, j, …] = rows` or, with `add`, `+=` by place; `x[mask] = rows`."""
@@ -335,6 +335,14 @@ class Selections:
         ignored = kwargs.get("ignore_index", IGNORED)
         labels = torch.where(mask.reshape(-1), labels, ignored)
         return functional.cross_entropy(logits, labels, *rest, **kwargs)
+
+
+def _filled(rows: Tensor, mask: Tensor) -> Tensor:
+    """Rows with ones outside of the mask: what is computed there for nothing, say the logarithm of a
+    depth that nobody measured, is a number, and its gradient ends here."""
+    if not rows.is_floating_point():
+        return rows
+    return torch.where(mask.reshape(-1, *(1,) * (rows.dim() - 1)), rows, 1)
 
 
 def _refused(name: str) -> TraceError:

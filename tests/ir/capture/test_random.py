@@ -55,6 +55,21 @@ def test_layers_and_operators_draw_different_masks() -> None:
     assert 0.9 < loss < 1.1
 
 
+def test_what_is_counted_over_all_samples_is_drawn_before_any_micro_batch() -> None:
+    class Masked(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(8, 8)
+
+        def forward(self, x):
+            mask = torch.rand(x.shape[0], 8) < 0.5
+            return (self.layer(x).square() * mask).sum() / mask.sum()
+
+    model = trace(Masked(), torch.ones(4, 8))
+    assert model.functions[0].random
+    assert model.batch_only_calls() == {0}
+
+
 def test_evaluation_mode_draws_nothing() -> None:
     module, batch = zoo.gpt2()
     assert not any(f.random for f in trace(module.eval(), batch).functions)
