@@ -65,3 +65,9 @@ class NonFiniteError(PlaitError):
     """A training step gave gradients that are NaN or infinite."""
 
     exit_code = 1
+
+
+def at_least_one(number: int | None, what: str) -> None:
+    """Raises UsageError for a count of 0 or fewer: `0 samples in a batch: there must be 1 or more`."""
+    if number is not None and number < 1:
+        raise UsageError(f"{number} {what}: there must be 1 or more")

@@ -66,6 +66,46 @@ MEANINGS: dict[str, tuple[str, ...]] = {
     "int8": ("int8-activations", "eight-bits"),
     "fp8": ("fp8-activations",),
     "bits": ("eight-bits",),
+    "zerobubble": ("zb-h1",),
+    "zb": ("zb-h1",),
+    "cost": ("dollars",),
+    "price": ("dollars",),
+    "speed": ("time",),
+    "perfetto": ("chrome-trace",),
+    # options
+    "dtype": ("precision",),
+    "bs": ("batch",),
+    "gpus": ("cluster", "devices", "ranks"),
+    "ngpus": ("cluster", "devices", "ranks"),
+    "worldsize": ("cluster", "devices", "ranks"),
+    "nproc": ("ranks",),
+    "seqlen": ("seq",),
+    "sequencelength": ("seq",),
+    "recompute": ("memory-actions",),
+    "strategy": ("pin",),
+    "timeout": ("time-limit",),
+    "fast": ("quick",),
+    # commands
+    "show": ("view",),
+    "draw": ("view",),
+    "apply": ("compile",),
+    "build": ("compile",),
+    "generate": ("compile",),
+    "train": ("run",),
+    "launch": ("run",),
+    "search": ("plan",),
+    "optimize": ("plan",),
+    "optimise": ("plan",),
+    "compare": ("diff",),
+    "why": ("explain",),
+    "validate": ("check",),
+    "test": ("verify",),
+    "benchmark": ("calibrate",),
+    "profile": ("calibrate",),
+    "presets": ("clusters",),
+    "devices": ("clusters", "cluster"),
+    "debug": ("inspect",),
+    "env": ("doctor",),
 }
 NEAR = 0.6  # similarity from which a name counts as a slip of another
 
@@ -85,7 +125,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     form = _form(name)
     if form in by_form:
         return by_form[form]
-    meant = next((m for m in MEANINGS.get(form, ()) if _form(m) in by_form), None)
+    meant = next((by_form[_form(m)] for m in MEANINGS.get(form, ()) if _form(m) in by_form), None)
     slips = difflib.get_close_matches(form, by_form, 1, NEAR)
     return meant or (by_form[slips[0]] if slips else None)
 

@@ -15,7 +15,13 @@ TARGETS = ("torchtitan", "megatron", "deepspeed", "accelerate", "galvatron")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plan", metavar="PLAN")
-    parser.add_argument("--to", required=True, choices=TARGETS, help="the engine to start it with")
+    parser.add_argument(
+        "--to",
+        required=True,
+        choices=TARGETS,
+        metavar="ENGINE",
+        help=f"what to start it with: {', '.join(TARGETS)}",
+    )
     parser.add_argument(
         "-o", "--output", metavar="FILE",
         help="its suffix (.toml, .args, .yaml, .json) names the form; default: print the usual one",

@@ -9,7 +9,7 @@ import torch
 from msgspec.structs import replace
 from torch import nn
 
-from ..errors import TraceError
+from ..errors import TraceError, at_least_one
 from ..model.model import Model
 from ..passes import Observer, run
 from .assemble import Assemble
@@ -83,6 +83,7 @@ def trace(
 
     Raises TraceError with the file and line of what cannot be traced.
     """
+    at_least_one(batch_size, "samples in a global batch")
     with _on_cpu():
         size = _batch_size(batch)
         traced = max(size, 2) if batch_size is None else batch_size

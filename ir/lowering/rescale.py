@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from ..analysis.axes import OpAxes
 from ..analysis.dataflow import Dataflow, analyse_dataflow
-from ..errors import MismatchError
+from ..errors import MismatchError, at_least_one
 from ..model.loops import Dims
 from ..model.model import Argument, Function, Model, Op
 from ..model.tensor import TensorType
@@ -28,7 +28,9 @@ class Rescale(Pass[Model, Model], frozen=True):
 
 
 def rescale(model: Model, batch: int) -> Model:
-    """The model with `batch` samples; raises MismatchError where a shape does not scale."""
+    """The model with `batch` samples; raises UsageError for none, MismatchError where a shape does not
+    scale."""
+    at_least_one(batch, "samples in a global batch")
     if batch == model.batch:
         return model
     if model.batch < 2:

@@ -8,9 +8,12 @@ from plait.api.cli import command_parser, main
 from plait.api.commands.table import COMMANDS
 from plait.tests.paths import EXAMPLES, LLAMA
 
+HF = f"hf:{EXAMPLES / 'configs' / 'gpt2.json'}"
 PLAN = "plan model.json --cluster 4xh100"
 MISTAKES = {
     "plann model.json": "did you mean plan?",
+    "apply plan.json": "did you mean compile?",
+    "show plan.json": "did you mean view?",
     "explian plan.json": "did you mean explain?",
     "plan model.json": "arguments are required: --cluster",
     "plan modle.json --cluster 4xh100": "modle.json: No such file",
@@ -20,8 +23,14 @@ MISTAKES = {
     f"{PLAN} --globalbatch 4": "did you mean --global-batch?",
     "plan model.json --cluster 8h100": "did you mean 8xh100?",
     "plan model.json --cluster 8*h100": "did you mean 8xh100?",
-    "plan model.json --cluster 8xa100": "a100-80, a100-40",
+    "plan model.json --cluster 8xa100": "kinds: a100-40, a100-80",
     "plan model.json --cluster 8xh1000": "kinds: h100",
+    f"{PLAN} --dtype bf16": "did you mean --precision?",
+    f"{PLAN} --gpus 4": "did you mean --cluster?",
+    f"{PLAN} --recompute": "did you mean --memory-actions?",
+    f"{PLAN} --objective cost": "did you mean dollars?",
+    f"{PLAN} --global-batch 0": "0 samples in a global batch: there must be 1 or more",
+    f"{PLAN} --global-batch -4": "-4 samples in a global batch: there must be 1 or more",
     f"{PLAN} --memory 80": "80 of memory has no unit; write 80GiB or 80GB",
     f"{PLAN} --memory lots": "'lots' is not a size; write it like 72GiB",
     f"{PLAN} --pin *:fsdp=4": "did you mean zero3?",
@@ -44,6 +53,7 @@ MISTAKES = {
     f"{PLAN} --optimizer adam-w": "did you mean adamw?",
     f"{PLAN} --micro-batches 7": "16 samples do not divide into 7 micro-batches; 8 or 4 do",
     f"{PLAN} --schedule 1F1B": "did you mean 1f1b?",
+    f"{PLAN} --schedule zero-bubble": "did you mean zb-h1?",
     f"{PLAN} --schedule vpp": "did you mean interleaved?",
     f"{PLAN} --compress int8": "did you mean int8-activations?",
     f"{PLAN} --memory-actions checkpointing": "did you mean recompute?",
@@ -53,6 +63,10 @@ MISTAKES = {
     f"plan {EXAMPLES / 'small_llama.py'} --cluster 4xh100": "which function makes the model",
     f"plan {LLAMA[:-1]} --cluster 4xh100": "has no function 'mak'",
     "plan some-org/some-model --cluster 4xh100": "looks like a name on a model hub",
+    f"trace {HF} --batch 0": "0 samples in a batch: there must be 1 or more",
+    f"trace {HF} --seq 0": "0 tokens in a sample: there must be 1 or more",
+    "view model.json --format perfetto": "did you mean chrome-trace?",
+    "export plan.json --to megatron-core": "unknown engine 'megatron-core'; did you mean megatron?",
     "explain model.json": "'plait/model' where 'plait/plan' is expected",
     "compile model.json": "arguments are required: SOURCE",
 }

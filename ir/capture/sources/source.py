@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...errors import FileError, PlaitError, TraceError, UsageError
+from ...errors import FileError, PlaitError, TraceError, UsageError, at_least_one
 from .. import batch as batches
 from ..export import LossFunction
 from ..literals import DTYPES
@@ -87,6 +87,8 @@ def materialize(
 
 
 def _build(source: str, batch: int | None, seq: int | None, *, allocate: bool, seed: int) -> Source:
+    at_least_one(batch, "samples in a batch")
+    at_least_one(seq, "tokens in a sample")
     kind, colon, rest = source.partition(":")
     if kind == "hf" and colon:
         config = read_configuration(Path(rest))
