@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Literal, TypedDict, Unpack
 
 import msgspec
@@ -169,17 +170,23 @@ def loops(
     `!` after a loop makes it unsplittable, `1` is a dimension without a loop. A merged dimension
     `(c d)` needs all but one of its loops' sizes known from other dimensions, or from `sizes`.
     """
-    left, right = pattern.split("->")
-    unsplit = {name.rstrip("!") for name in re.findall(r"\w+!", pattern)}
-    inputs, outputs = (
-        tuple(_dims(t) for t in re.findall(r"\[([^\]]*)\]", s)) for s in (left, right)
-    )
+    unsplit, inputs, outputs = _parsed(pattern)
     types = (*site.operands, *site.results)
     assert len(types) == len(inputs) + len(outputs), f"{site.op.target}: {pattern} at {types}"
     found = _solve((*inputs, *outputs), types, site.op.target, sizes or {})
     kinds = {**dict.fromkeys(unsplit, "whole"), **(kinds or {})}
     declared = tuple(Loop(name, size, kinds.get(name, "split")) for name, size in found.items())
     return Loops(declared, inputs, outputs, **facts)
+
+
+@lru_cache(1 << 12)
+def _parsed(pattern: str) -> tuple[frozenset[str], tuple[Dims, ...], tuple[Dims, ...]]:
+    """The loops of a pattern that cannot be split, and the dimensions of operands and results."""
+    unsplit = frozenset(name.rstrip("!") for name in re.findall(r"\w+!", pattern))
+    inputs, outputs = (
+        tuple(_dims(t) for t in re.findall(r"\[([^\]]*)\]", side)) for side in pattern.split("->")
+    )
+    return unsplit, inputs, outputs
 
 
 def _dims(text: str) -> Dims:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import gcd, prod
 
 import msgspec
@@ -143,6 +144,7 @@ class Strategy(msgspec.Struct, frozen=True):
         """Whether an axis can shard a fraction of the weights."""
         return self.size(FRACTION_ROLE) > 1
 
+    @lru_cache(1 << 14)  # noqa: B019  (a value: equal ones have one text)
     def __str__(self) -> str:
         suffix = "" if self.fraction == FULL else "@{}/{}".format(*self.fraction)
         axes = (

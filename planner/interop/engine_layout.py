@@ -33,7 +33,9 @@ class EngineLayout(msgspec.Struct, frozen=True, kw_only=True):
     """What one file of an engine says. `shards` ranks share states under a zero stage, `replicas` such
     groups repeat them; `experts` of both together are expert ranks. `split`: layers of every model
     chunk in the model's order, empty where the engine divides them evenly. `recompute_layers`: of
-    every model chunk, the first so many; 0 for all. None: the file leaves it open."""
+    every model chunk, the first so many; 0 for all. `expert_tensor`: tensor ranks that split one
+    expert, all of them where it is None; the others hold experts as well. None: the file leaves it open.
+    """
 
     engine: str
     pipeline: int = 1
@@ -46,6 +48,7 @@ class EngineLayout(msgspec.Struct, frozen=True, kw_only=True):
     context: int = 1
     ulysses: int = 1
     tensor: int = 1
+    expert_tensor: int | None = None
     sequence_parallel: bool = False
     recompute: Recompute = "none"
     recompute_layers: int = 0
@@ -77,10 +80,12 @@ class EngineLayout(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def strategy(self) -> Strategy:
-        """The strategy of all layers; expert ranks are taken from the shards, then from replicas."""
-        from_shards = gcd(self.experts, self.shards)
-        from_replicas, rest = divmod(self.experts, from_shards)
-        if rest or self.replicas % from_replicas:
+        """The strategy of all layers; expert ranks are taken from tensor ranks that split no expert,
+        from the shards, from replicas, in this order."""
+        experts, uneven = divmod(self.experts * (self.expert_tensor or self.tensor), self.tensor)
+        from_shards = gcd(experts, self.shards)
+        from_replicas, rest = divmod(experts, from_shards)
+        if uneven or rest or self.replicas % from_replicas:
             raise UsageError(
                 f"{self.engine}: {self.experts} expert ranks over {self.data} data ranks also lie over "
                 "ranks of other axes, which no strategy says"
@@ -89,7 +94,7 @@ class EngineLayout(msgspec.Struct, frozen=True, kw_only=True):
             ("pp", self.pipeline),
             ("dp", self.replicas // from_replicas),
             (f"zero{self.zero_stage}" if self.zero_stage else "dp", self.shards // from_shards),
-            ("ep", self.experts),
+            ("ep", experts),
             ("cp", self.context),
             ("sp", self.ulysses),
             ("tp", self.tensor),

@@ -65,9 +65,10 @@ def read(file: MegatronFile, devices: int) -> EngineLayout:
         raise ValueError(
             f"{devices} devices are no multiple of tensor × pipeline × context {model}"
         )
-    if (file.expert_tensor_parallel_size or 1) > 1:
+    tensor, expert_tensor = file.tensor_model_parallel_size, file.expert_tensor_parallel_size
+    if tensor % (expert_tensor or tensor):
         raise ValueError(
-            "expert_tensor_parallel_size: experts are not split by tensor ranks in plans; use 1"
+            f"expert_tensor_parallel_size: {expert_tensor} do not divide {tensor} tensor ranks"
         )
     stage = SHARDINGS[file.data_parallel_sharding_strategy] if file.use_megatron_fsdp else 0
     stage = stage or int(file.use_distributed_optimizer)
@@ -86,7 +87,8 @@ def read(file: MegatronFile, devices: int) -> EngineLayout:
         zero_stage=stage if sharded else 0,
         experts=file.expert_model_parallel_size,
         context=file.context_parallel_size,
-        tensor=file.tensor_model_parallel_size,
+        tensor=tensor,
+        expert_tensor=None if expert_tensor == tensor else expert_tensor,
         sequence_parallel=file.sequence_parallel and file.tensor_model_parallel_size > 1,
         recompute=recompute,
         recompute_layers=(file.recompute_num_layers or 0)
@@ -139,6 +141,7 @@ def settings(layout: EngineLayout) -> dict[str, Any]:
         "pipeline_model_parallel_size": layout.pipeline,
         "context_parallel_size": layout.context,
         "expert_model_parallel_size": layout.experts,
+        "expert_tensor_parallel_size": layout.expert_tensor,
         "micro_batch_size": layout.micro_batch,
         "global_batch_size": layout.global_batch,
         "bf16": layout.precision == "bf16",

@@ -2,7 +2,8 @@
 
     megatron:tp=2,pp=8,ep=32,vpp=4,cp=2     torchtitan:dp=2,tp=8     deepspeed:ep=8,zero=2
 
-What is left of the devices are data ranks; `ep` of them hold experts, inside of the others.
+What is left of the devices are data ranks; `ep` of them hold experts, inside of the others. Of tensor
+ranks `etp` split one expert (all where it is not set), so that the others count among those `ep`.
 `order=tp-cp-ep-dp-pp` names the axes from the inside out, as Megatron's `--order` does.
 """
 
@@ -31,7 +32,9 @@ class EngineBaseline(NamedTuple):
 
 ENGINE_BASELINES = {
     "megatron": EngineBaseline(
-        ("tp", "pp", "dp", "cp", "ep", "vpp", SEQUENCE_FLAG, "order"), ("dp", "zero1"), ("tp", "pp")
+        ("tp", "pp", "dp", "cp", "ep", "etp", "vpp", SEQUENCE_FLAG, "order"),
+        ("dp", "zero1"),
+        ("tp", "pp"),
     ),
     "torchtitan": EngineBaseline(
         ("tp", "pp", "dp", "cp", "ep", "vpp", "zero", SEQUENCE_FLAG, "order"), ("zero3", "zero2")
@@ -79,11 +82,16 @@ def _with_data_ranks(
     name: str, settings: Mapping[str, str], data: int, sizes: tuple[int, int]
 ) -> Iterator[Strategy]:
     """The strategies that spread `data` ranks over replicas, shards and experts."""
-    engine, (tp, pp), experts = ENGINE_BASELINES[name], sizes, _size(settings, "ep")
-    if data % experts:
+    engine, (tp, pp) = ENGINE_BASELINES[name], sizes
+    experts, uneven = divmod(_size(settings, "ep") * _size(settings, "etp", tp), tp)
+    if uneven or not experts or data % experts:
         raise UsageError(
-            f"{name}: {experts} expert ranks do not lie inside {data} data ranks; ranks of other axes "
-            "hold no experts here"
+            f"{name}: {_size(settings, 'ep')} expert ranks do not lie inside {data} data ranks"
+            + (
+                f" and {tp} tensor ranks"
+                if "etp" in settings
+                else "; etp=1: tensor ranks hold some"
+            )
         )
     roles = engine.data_roles
     if "zero" in settings:

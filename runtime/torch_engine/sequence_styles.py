@@ -39,11 +39,19 @@ class ModuleCall(NamedTuple):
 
 
 class SplitBlock(NamedTuple):
-    """Linear layers split by columns, the one split by rows that follows, and what holds them all."""
+    """Linear layers split by columns, and the one split by rows that follows."""
 
-    path: str
     columns: tuple[str, ...]
     rows: str
+
+    @property
+    def holders(self) -> tuple[str, str]:
+        """The modules that hold all of them, and all columns."""
+        return _holder((*self.columns, self.rows)), _holder(self.columns)
+
+
+def _holder(paths: Sequence[str]) -> str:
+    return commonpath([path.replace(".", "/") for path in paths]).replace("/", ".")
 
 
 def blocks(layer: str, styles: Mapping[str, ParallelStyle]) -> Iterator[SplitBlock]:
@@ -55,8 +63,7 @@ def blocks(layer: str, styles: Mapping[str, ParallelStyle]) -> Iterator[SplitBlo
         if isinstance(style, ColwiseParallel):
             columns.append(path)
         elif isinstance(style, RowwiseParallel) and columns:
-            common = commonpath([p.replace(".", "/") for p in (*columns, path)])
-            yield SplitBlock(common.replace("/", "."), tuple(columns), path)
+            yield SplitBlock(tuple(columns), path)
             columns = []
     if columns:
         raise UsageError(f"{columns[0]}: no rows follow these columns; plan its tp without sp")
@@ -73,25 +80,45 @@ def sequence_styles(
     for layer in layers:
         gathered: list[str] = []
         for block in blocks(layer, styles):
-            changed[block.rows] = RowwiseParallel(input_layouts=Shard(-1), output_layouts=TOKENS)
-            if block.path != layer and _is_whole(module, block, styles):
-                gathered.append(block.path)
-                changed[block.path] = _input(calls[block.path], TOKENS, WHOLE)
+            leaving = tokens_of(calls[block.rows])
+            changed[block.rows] = RowwiseParallel(input_layouts=Shard(-1), output_layouts=leaving)
+            holder = _gathering(module, layer, block, styles)
+            if holder is not None:
+                gathered.append(holder)
+                changed[holder] = _input(calls[holder], TOKENS, WHOLE)
                 continue
             for path in block.columns:
-                changed[path] = ColwiseParallel(input_layouts=TOKENS, output_layouts=Shard(-1))
-        changed |= dict(_norms(module, layer, changed, gathered))
+                arriving = tokens_of(calls[path])
+                changed[path] = ColwiseParallel(input_layouts=arriving, output_layouts=Shard(-1))
+        changed |= dict(_norms(module, layer, changed, gathered, calls))
     return changed | _ends(layers, calls)
 
 
-def _is_whole(module: nn.Module, block: SplitBlock, styles: Mapping[str, ParallelStyle]) -> bool:
-    """Whether all parameters of a block are of its split layers, or of norms between them."""
-    names = module.get_submodule(block.path).named_parameters(block.path)
-    return all(name.rpartition(".")[0] in styles for name, _ in names)
+def tokens_of(call: ModuleCall) -> Shard:
+    """The dimension that is split of a module's input: tokens, or samples and tokens flattened, in which
+    every rank's tokens lie together until the rows that follow scatter them."""
+    return Shard(max(call.positional[0].dim() - 2, 0))
+
+
+def _gathering(
+    module: nn.Module, layer: str, block: SplitBlock, styles: Mapping[str, ParallelStyle]
+) -> str | None:
+    """The module inside a layer that gathers a block's tokens, with parameters of split layers and norms
+    between them alone; None where columns gather their own."""
+    for holder in block.holders:
+        names = module.get_submodule(holder).named_parameters(holder)
+        inside = holder != layer and holder not in block.columns
+        if inside and all(name.rpartition(".")[0] in styles for name, _ in names):
+            return holder
+    return None
 
 
 def _norms(
-    module: nn.Module, layer: str, styles: Styles, gathered: Sequence[str]
+    module: nn.Module,
+    layer: str,
+    styles: Styles,
+    gathered: Sequence[str],
+    calls: Mapping[str, ModuleCall],
 ) -> Iterator[tuple[str, ParallelStyle]]:
     """Styles of a layer's modules whose own parameters see shares of tokens."""
     for name, child in module.get_submodule(layer).named_modules(prefix=layer):
@@ -101,7 +128,8 @@ def _norms(
             continue
         if list(child.children()) or name == layer:
             raise UsageError(f"{name}: no ParallelStyle says what its own parameters see of tokens")
-        yield name, SequenceParallel(sequence_dim=1, use_local_output=True)
+        dimension = tokens_of(calls[name]).dim
+        yield name, SequenceParallel(sequence_dim=dimension, use_local_output=True)
 
 
 def _layouts(values: Any, placement: Placement, like: Any) -> tuple[Placement | None, ...]:

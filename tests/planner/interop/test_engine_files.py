@@ -104,6 +104,18 @@ torchrun --nproc-per-node 8 pretrain_gpt.py \\
     assert layout.micro_batches == 8
 
 
+def test_tensor_ranks_that_split_no_expert_hold_experts(tmp_path):
+    path = tmp_path / "train.args"
+    path.write_text(
+        "--tensor-model-parallel-size 4 --expert-model-parallel-size 16 "
+        "--expert-tensor-parallel-size 1 --sequence-parallel"
+    )
+    layout = read_engine_file(path, 64)
+    assert str(layout.strategy) == "dp=4,ep=4,tp=4,sp"
+    path.write_text(engine_text(layout, [], ".args"))
+    assert read_engine_file(path, 64) == layout
+
+
 @pytest.mark.parametrize(
     ("name", "text", "what"),
     [
@@ -119,6 +131,7 @@ torchrun --nproc-per-node 8 pretrain_gpt.py \\
         ("a.json", '{"train_batch_size": 12, "train_micro_batch_size_per_gpu": 8}', "multiple"),
         ("a.args", "--tensor-model-parallel-size 0", "tensor_model_parallel_size"),
         ("a.args", "--expert-tensor-parallel-size 2", "expert_tensor"),
+        ("a.args", "--tensor-model-parallel-size 8 --expert-model-parallel-size 4", "expert ranks"),
         ("a.args", "--pipeline-model-parallel-layout 'Ex|L'", "made of"),
         ("a.args", "--pipeline-model-parallel-layout '((t*9999)*9999)*9999'", "too long"),
     ],

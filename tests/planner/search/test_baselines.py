@@ -34,6 +34,7 @@ def test_hybrid_shards_inside_a_node():
     [
         ("megatron:tp=2,pp=8,ep=32,vpp=4,cp=2", "pp=8,ep=32,cp=2,tp=2"),
         ("megatron:tp=2,pp=4,ep=16,cp=2,sp", "pp=4,dp=4,ep=16,cp=2,tp=2,sp"),
+        ("megatron:tp=4,pp=4,ep=128,etp=1,sp", "pp=4,dp=2,ep=32,tp=4,sp"),
         ("megatron:tp=4,pp=1,cp=2,order=cp-tp-ep-dp-pp,sp", "dp=128,tp=4,cp=2,sp"),
         ("torchtitan:dp=4,tp=8,sp", "dp=4,zero3=32,tp=8,sp"),
         ("deepspeed:ep=8,zero=2", "zero2=128,ep=8"),
@@ -52,8 +53,12 @@ def test_engines_are_set_as_their_users_set_them(text, first):
     [
         ("horovod", "unknown baseline 'horovod'; known: ddp"),
         ("ddp:4", "only hsdp, megatron, torchtitan, deepspeed and word take settings"),
-        ("megatron:zero3=4", "megatron takes tp, pp, dp, cp, ep, vpp, sp and order, not zero3"),
-        ("megatron:tp=2,pp=2,ep=8", "8 expert ranks do not lie inside 4 data ranks"),
+        (
+            "megatron:zero3=4",
+            "megatron takes tp, pp, dp, cp, ep, etp, vpp, sp and order, not zero3",
+        ),
+        ("megatron:tp=2,pp=2,ep=8", "8 expert ranks do not lie inside 4 data ranks; etp=1"),
+        ("megatron:tp=2,pp=2,ep=32,etp=1", "inside 4 data ranks and 2 tensor ranks"),
         ("megatron:tp=2,order=pp-tp", "pp last"),
         ("hsdp:3", "no group of the 16 devices"),
         ("word:dp=3", "for 3 devices, the cluster has 16"),
