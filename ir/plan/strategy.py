@@ -144,16 +144,20 @@ class Strategy(msgspec.Struct, frozen=True):
         """Whether an axis can shard a fraction of the weights."""
         return self.size(FRACTION_ROLE) > 1
 
-    @lru_cache(1 << 14)  # noqa: B019  (a value: equal ones have one text)
     def __str__(self) -> str:
-        suffix = "" if self.fraction == FULL else "@{}/{}".format(*self.fraction)
-        axes = (
-            SEQUENCE_FLAG
-            if (name, size) == (SEQUENCE_FLAG, 1)
-            else f"{name}={size}{suffix * (name == FRACTION_ROLE)}"
-            for name, size in self.axes
-        )
-        return ",".join(axes) or "dp=1"
+        return _text(self.axes, self.fraction)
+
+
+@lru_cache(1 << 14)
+def _text(axes: tuple[tuple[str, int], ...], fraction: Fraction) -> str:
+    suffix = "" if fraction == FULL else "@{}/{}".format(*fraction)
+    texts = (
+        SEQUENCE_FLAG
+        if (name, size) == (SEQUENCE_FLAG, 1)
+        else f"{name}={size}{suffix * (name == FRACTION_ROLE)}"
+        for name, size in axes
+    )
+    return ",".join(texts) or "dp=1"
 
 
 def parse_strategy(text: str) -> Strategy:
