@@ -286,6 +286,10 @@ class PlanOptions(msgspec.Struct, frozen=True):
             raise UsageError(f"{self.micro_batches} is no number of micro-batches")
         if not 0 <= self.headroom < 1:
             raise UsageError(f"headroom {self.headroom:g} is no share of memory, as 0.03 is")
+        if not 0 <= self.simpler_within < inf:
+            raise UsageError(
+                f"simpler-within {self.simpler_within:g} is no share of a step, as 0.005 is"
+            )
         if self.schedule != "auto":
             schedule_named(self.schedule)
         if self.objective not in OBJECTIVES:
