@@ -19,6 +19,7 @@ from ..torch_private import outside_modes, tree_leaves, tree_map
 from .known import SIZED, KnownValues
 from .losses import ctc_loss, multi_margin_loss
 from .numbers import Number, as_tensors
+from .parts import Parts
 from .rewritten import rewritten
 from .scattered import masked_scatter
 from .selected import Selections
@@ -55,6 +56,7 @@ class Branches(TorchFunctionMode):
         self.asked: list[Branch] = []
         self.known = KnownValues()
         self.selections = Selections(self.known)
+        self.parts = Parts(self.selections)
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -80,6 +82,8 @@ class Branches(TorchFunctionMode):
             return self.selections.select(*torch.broadcast_tensors(*args))
         if name == "unbind" and (hits := self.selections.in_turn(args)) is not None:
             return [self.constant(n) for n, hit in hits if self.decide(hit)]
+        if (parts := self.parts.call(name, args, kwargs)) is not None:
+            return parts
         if self.selections.among((args, kwargs)):
             return self.selections.call(name, func, args, kwargs)
         if name in PLACES and self.asks_places(name, args):
@@ -151,6 +155,8 @@ class Branches(TorchFunctionMode):
         if value is not None:
             with outside_modes():
                 return getattr(value, name)(*args[1:], **kwargs)
+        if name == "tolist" and tensor.dim() == 1 and tensor.dtype == torch.int64:
+            return [Number(n, self.decide) for n in tensor.unbind(0)]
         if tensor.numel() != 1 or name not in ("__bool__", "item"):
             return func(*args, **kwargs)
         if name == "__bool__" or tensor.dtype == torch.bool:
