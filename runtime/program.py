@@ -98,6 +98,7 @@ class Program:
             start.optimizer, initial, self.store, groups, make_codec
         )
         self.meter = StepMeter(groups, device)
+        self.meter.loads = self.run.expert_loads
         if compiled.compiler is not None:
             self.meter.compiling = compiled.compiler.total_seconds
         self.names = unsharded.names_of(module, table)

@@ -242,7 +242,7 @@ EXPERTS = (
                 unit="times",
                 paper=1.70,
                 state="nothing",
-                conditions="experts have fixed ranks",
+                conditions="experts have fixed ranks; programs count how often each is chosen",
             ),
         ),
     ),

@@ -28,6 +28,8 @@ class ExpertRanks(Protocol):
 
     def row_route(self, axis: str, counts: Tensor) -> RowRoute: ...
 
+    def note_choices(self, choice: Tensor, experts: int) -> None: ...
+
 
 class ExpertDispatch:
     """Routing of every (token, expert) choice over one axis, there (`dispatch`) and back (`combine`)."""
@@ -73,6 +75,7 @@ def experts(
     *bias: Tensor | None,
 ) -> Tensor:
     """`plait::experts` of this rank's tokens."""
+    ranks.note_choices(choice, experts)
     routing = ExpertDispatch(ranks, over[0], choice, expert_factors)
     rows = routing.dispatch(x[routing.tokens])
     unit_gate = rows.new_ones(len(rows), 1)

@@ -74,6 +74,8 @@ class Comm(ShardedOperators):
         self.coordinates = dict(zip(names, mesh.coordinate(rank), strict=True)) | {MICRO: 0}
         self.sent_bytes: Counter[str] = Counter() if sent_bytes is None else sent_bytes
         self.compressed = compressed or {}
+        self.counted_call: int | None = None  # in whose forward choices of experts are counted
+        self.choices: dict[int, Tensor] = {}  # by call, how often its experts were chosen
         self.device = device or torch.device("cpu")
 
     def micro_batch(self, number: int) -> None:
@@ -174,6 +176,12 @@ class Comm(ShardedOperators):
         for axis in axes:
             x = self.groups[axis].all_reduce(x, largest=True)
         return x
+
+    def note_choices(self, choice: Tensor, experts: int) -> None:
+        if self.counted_call is not None:
+            counts = torch.bincount(choice.reshape(-1), minlength=experts)
+            earlier = self.choices.get(self.counted_call)
+            self.choices[self.counted_call] = counts if earlier is None else earlier + counts
 
     def row_route(self, axis: str, counts: Tensor) -> RowRoute:
         if axis in self.levels:

@@ -43,6 +43,9 @@ class ShardedOperators:
         """The way of rows, of which `counts` go to each rank of an axis in order."""
         return DirectRoute(lambda x, *amounts: self.exchange_rows(x, axis, *amounts), counts)
 
+    def note_choices(self, choice: Tensor, experts: int) -> None:
+        """Take note of the experts that tokens chose (`[tokens, choices]`, of so many experts)."""
+
     def shard_offsets(self, factors: ShardFactors) -> list[int]:
         """Flat triples (size, stride, start) of shard factors."""
         triples: list[int] = []

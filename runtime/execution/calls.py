@@ -75,9 +75,21 @@ class Run:
         for comm in (*self.comms, self.grid):
             comm.micro_batch(number)
 
-    def comm(self, call: int) -> Comm:
-        """The collectives along the axes of a call's mesh."""
-        return self.comms[self.runs[call].mesh]
+    def comm(self, call: int, *, forward: bool = False) -> Comm:
+        """The collectives along the axes of a call's mesh, which count choices of experts in forward."""
+        comm = self.comms[self.runs[call].mesh]
+        comm.counted_call = call if forward else None
+        return comm
+
+    def expert_loads(self) -> dict[str, Tensor]:
+        """By layer, how often this rank's tokens have chosen each expert since this was called last."""
+        loads: dict[str, Tensor] = {}
+        for comm in self.comms:
+            for call, counts in comm.choices.items():
+                path = self.runs[call].name(self.runs[call].path, call)
+                loads[path] = loads[path] + counts if path in loads else counts
+            comm.choices.clear()
+        return dict(sorted(loads.items()))
 
     def prefetch(self, call: int) -> None:
         """Start to gather the weights of a call, beside what runs before it."""
@@ -108,7 +120,9 @@ class Run:
     def batch_only(self, module: ModuleType, call: int, *activations: Tensor) -> tuple[Tensor, ...]:
         """Run a call that depends on the batch alone, for all micro-batches at once."""
         with self.labelled(module, call, "batch only"):
-            results = module.forward(self.comm(call), *self.inputs(module, call, activations))
+            results = module.forward(
+                self.comm(call, forward=True), *self.inputs(module, call, activations)
+            )
         self.update(call, results)
         if self.look is not None:
             self.look(False, call, results)
@@ -126,7 +140,9 @@ class Run:
     def forward(self, module: ModuleType, call: int, *activations: Tensor) -> tuple[Tensor, ...]:
         """Results of one call on the selected micro-batch."""
         with self.labelled(module, call, "forward"):
-            results = module.forward(self.comm(call), *self.inputs(module, call, activations))
+            results = module.forward(
+                self.comm(call, forward=True), *self.inputs(module, call, activations)
+            )
         if hasattr(module, "backward") or hasattr(module, "backward_inputs"):
             results, saved = results
             if self.training:

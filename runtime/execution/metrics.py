@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -25,7 +25,8 @@ class StepMetrics:
     asked for it. `seconds` between the ends of steps; `tokens_per_second` counts the elements of the
     batch's largest tensor of integers (None without one); `mfu` by the plan's operations (None without
     a plan). Of this rank: `sent_bytes` in the step, `peak_bytes` since the start (device, or process
-    on a CPU), `compile_seconds` of the step that inductor took."""
+    on a CPU), `compile_seconds` of the step that inductor took; `expert_loads`: by layer, how often
+    its tokens chose each expert, where those are on several ranks."""
 
     step: int
     loss: float
@@ -37,6 +38,7 @@ class StepMetrics:
     sent_bytes: int
     peak_bytes: int
     compile_seconds: float = 0.0
+    expert_loads: Mapping[str, Sequence[int]] = field(default_factory=dict[str, Sequence[int]])
 
 
 @dataclass
@@ -58,6 +60,7 @@ class StepMeter:
         self.plan: Plan | None = None
         self.amounts = _Amounts([])
         self.sent, self.ended = 0, time.perf_counter()
+        self.loads: Callable[[], dict[str, Tensor]] = dict  # since the last step
         self.compiling: Callable[[], float] = lambda: 0.0  # seconds since the start
         self.compiled = 0.0
         self.finished: Callable[[], StepMetrics] | None = None
@@ -83,9 +86,11 @@ class StepMeter:
         now, sent = time.perf_counter(), sum(self.groups.sent_bytes.values())
         seconds, amounts, norm = now - self.ended, self.amounts, self.norm
         step_bytes, compiled = sent - self.sent, self.compiling()
-        compile_seconds = compiled - self.compiled
+        compile_seconds, loads = compiled - self.compiled, self.loads()
         self.finished = lambda: replace(
-            self.numbers(step, seconds, amounts, norm, step_bytes), compile_seconds=compile_seconds
+            self.numbers(step, seconds, amounts, norm, step_bytes),
+            compile_seconds=compile_seconds,
+            expert_loads={path: tuple(counts.tolist()) for path, counts in loads.items()},
         )
         self.ended, self.sent, self.norm, self.amounts = now, sent, None, _Amounts([])
         self.compiled = compiled
