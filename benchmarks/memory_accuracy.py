@@ -1,8 +1,9 @@
 """Predicted against measured peak memory of Megatron-LM runs: `python memory_accuracy.py FILE.csv`.
 
 FILE describes runs by Megatron's own arguments, with the peak that torch's allocator reported in
-`peak_mem_bytes`. Only decoders are modelled; what the arguments leave open is taken as documented:
-tied embeddings for one-projection layers, attention written out where no fused kernel is named.
+`peak_mem_bytes`, on the last rank: that one writes Megatron's logs, so it is a peak of the last stage.
+Only decoders are modelled; what the arguments leave open is taken as documented: tied embeddings for
+one-projection layers, attention written out where no fused kernel is named.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import median
 
-from plait.api.predict.predictor import Predictor
-from plait.api.predict.run import Row
-from plait.api.predict.table import predict_row, read_rows
+from plait.api.predict.architecture import read_architecture
+from plait.api.predict.assume import assume
+from plait.api.predict.predictor import Predictor, reserved_bytes, tensor_bytes
+from plait.api.predict.run import Row, read_run
+from plait.api.predict.table import read_rows
 from plait.benchmarks.accuracy import percent, table
+from plait.ir.errors import PlaitError
 
 DECODERS = ("gpt", "moe", "mixtral")
 PADDED = 128  # a vocabulary is padded to a multiple of this times the tensor ranks
-VOCABULARIES = {"Llama2Tokenizer": 32000}
+VOCABULARIES = {"Llama2Tokenizer": 32000, "GPTSentencePieceTokenizer": 256000}  # Nemotron's model
 GPT2_VOCABULARY = 50257
 
 
@@ -30,9 +34,11 @@ def argument(row: Row, name: str) -> str:
 
 
 def least_devices(row: Row) -> int:
-    """Devices of a run that names none: those of a node, or of a stage's ranks or experts if more."""
+    """Devices of a run that names none: those of a node, or of a stage's ranks or experts if more, whose
+    insides are split like other operators unless the run says otherwise."""
     tensor, pipeline, context, experts = (int(row[c] or 1) for c in ("tp", "pp", "cp", "ep"))
-    return max(8, pipeline * max(tensor * context, experts))
+    inside = int(float(row["etp"] or tensor)) if row["num_experts"] else 1
+    return max(8, pipeline * max(tensor * context, experts * inside))
 
 
 def described(row: Row) -> Row:
@@ -68,6 +74,13 @@ SAME = (
 # fmt: on
 
 
+def last_stage_bytes(row: Row, predictor: Predictor) -> int:
+    """Bytes that the allocator has on a rank of the last stage."""
+    row, _ = assume(row)
+    run = predictor.predict(read_architecture(row), read_run(row))
+    return reserved_bytes(tensor_bytes(run.stages[-1]), run.device_bytes)
+
+
 def main(arguments: list[str]) -> int:
     path = Path(arguments[0]) if arguments else Path("missing")
     if not path.is_file():
@@ -76,11 +89,12 @@ def main(arguments: list[str]) -> int:
     predictor, errors, left = Predictor(), defaultdict(list), defaultdict(int)
     for row in read_rows(path):
         if row["peak_mem_bytes"] and row["family"] in DECODERS:
-            predicted = predict_row(described(row), predictor)
-            if predicted.predicted_peak_mem_gb is None:
-                left[predicted.note] += 1
+            try:
+                predicted = last_stage_bytes(described(row), predictor)
+            except PlaitError as reason:
+                left[str(reason)] += 1
                 continue
-            error = predicted.predicted_peak_mem_gb * 1e9 / float(row["peak_mem_bytes"]) - 1
+            error = predicted / float(row["peak_mem_bytes"]) - 1
             for group in ("all", row["family"], row["gpu"]):
                 errors[group].append(error)
     rows = [

@@ -39,8 +39,9 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     recompute values that only they read, and reuse the memory of operands that die.
     `fused_attention`: scores are never written to memory; `attention` is the kernel: the vendor's, or
     the portable one that later devices outgrew. `dispatch_seconds`: host time per operator, or per
-    kernel of a `compiled` program; a device never finishes before its host. `matrix_dtype`: dtype that
-    matrix products run in; None: that of their operands. `cast_bytes`: bytes moved to quantise an
+    kernel of a `compiled` program; a device never finishes before its host, and where it
+    `blocks_launches` starts no operator before the host saw the last one end. `matrix_dtype`: dtype
+    that matrix products run in; None: that of their operands. `cast_bytes`: bytes moved to quantise an
     element for them. `gradient_item_bytes`: bytes per element of an accumulated gradient, which is
     also what travels; None: those of its parameter. `stepped_item_bytes`: bytes per element of the
     copy that the optimizer steps on, and of its gradient then; None: those of a gradient.
@@ -76,6 +77,7 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     fused_attention: bool = True
     attention: Literal["vendor", "portable"] = "portable"
     dispatch_seconds: float = 0.0
+    blocks_launches: bool = False
     compiled: bool = False
     matrix_dtype: str | None = None
     cast_bytes: float = CAST_BYTES

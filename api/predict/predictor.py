@@ -188,10 +188,9 @@ class Predictor:
                 f"{run.layout.strategy} cannot split {run.layers} layers of {architecture}"
             )
         stages = pricer.stages(candidate)
-        terms = dict(max(stages, key=lambda s: s.peak_bytes).memory_terms)
-        allocated = sum(terms.values()) - terms["runtime"] - terms["margin"]
-        communicators = communicator_bytes(run.layout)
-        libraries = terms["runtime"] + communicators
+        fullest = max(stages, key=lambda s: s.peak_bytes)
+        allocated, communicators = tensor_bytes(fullest), communicator_bytes(run.layout)
+        libraries = dict(fullest.memory_terms)["runtime"] + communicators
         reserved = reserved_bytes(allocated, cluster.device.memory_bytes - libraries)
         fits = candidate.peak_bytes + communicators <= cluster.device.memory_bytes
         return PredictedRun(
@@ -265,6 +264,12 @@ def padded_vocabulary(vocabulary: int, tensor: int) -> int:
     (make-vocab-size-divisible-by of Megatron-LM)."""
     unit = PADDED_ROWS * tensor
     return vocabulary if vocabulary % tensor == 0 else -(-vocabulary // unit) * unit
+
+
+def tensor_bytes(stage: Stage) -> int:
+    """Bytes that tensors take of a device of a stage at its peak."""
+    terms = dict(stage.memory_terms)
+    return sum(terms.values()) - terms["runtime"] - terms["margin"]
 
 
 def reserved_bytes(allocated: int, limit: int) -> int:

@@ -128,6 +128,8 @@ class HalfCostTable:
         travelling = self.travelling_bytes.at(samples).max(initial=0.0)
         peak = self.live_bytes.at(samples).max(initial=0.0) + sent.codec_bytes + travelling
         waiting = self.host_seconds - sent.in_line_seconds - sent.beside_seconds
+        if self.pricer.execution.blocks_launches:
+            waiting = compute + self.host_seconds
         compute = max(0.0, compute, waiting) + self.stall_seconds
         exposed = sent.in_line_seconds + exposed_seconds(compute, sent.beside_seconds)
         return HalfCost(compute, exposed, float(self.flops.at(samples).sum()), round(peak))

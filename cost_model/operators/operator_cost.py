@@ -23,6 +23,7 @@ from ...ir.plan.strategy import ROLES
 from ..communication.collective import CommGroup, collective_seconds
 from ..execution_model import GENERATED, ExecutionModel
 from .expert_load import expert_load
+from .matrix_units import is_aligned
 from .roofline import Amount, op_seconds, softmax_share
 
 BATCH = "dp"  # the axis of a priced mesh that stands for all data-parallel axes
@@ -96,6 +97,7 @@ def operator_rule(
     quantised = work == "gemm" and execution.matrix_dtype is not None
     name = measured_name(site.op, declared)
     dtype = execution.matrix_dtype or dtype if quantised else dtype
+    dtype = dtype if work != "gemm" or is_aligned(site, dtype) else "float32"
     return OperatorRule(
         work,
         dtype,
@@ -170,17 +172,15 @@ class Pricer:
     def op(self, local: Function, op: Op) -> OpCost:
         """Cost of one operator on local shards."""
         load = self.load(local, op)
-        seconds = 0.0
+        seconds, device = 0.0, self.cluster.device
         if load.work != "view" and not is_collective(op):
-            device = self.cluster.device
             seconds = float(load.rule.seconds(load.flops, load.moved_bytes, device))
             if load.streamed_bytes:
                 seconds += float(
                     op_seconds("pointwise", 0.0, load.streamed_bytes, load.dtype, device)
                 )
             seconds += load.stall_seconds
-        sent = sum(self.collective_seconds(*send) for send in load.sends)
-        return OpCost(seconds, sent, load.flops)
+        return OpCost(seconds, sum(self.collective_seconds(*s) for s in load.sends), load.flops)
 
     def collective_seconds(self, kind: str, amount: float, name: str) -> float:
         return float(collective_seconds(kind, amount, self.group(name), self.cluster))

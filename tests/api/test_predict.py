@@ -149,6 +149,14 @@ def test_hybrids_have_layers_of_several_kinds(predictor, tmp_path):
     assert made.note == "engine megatron, the nearest to no framework, which is not known"
 
 
+def test_hosts_that_wait_for_devices_and_odd_heads_take_time(predictor):
+    old, new = (predict(predictor, framework="Megatron-DeepSpeed", year=y) for y in (2022, 2024))
+    assert old.step_seconds > 1.2 * new.step_seconds
+    wide = {"flash_attn": 0, "seq_len": 2048, "hidden": 1024, "heads": 8, "kv_heads": 8}
+    odd, even = (predict(predictor, **wide, head_size=size) for size in (108, 112))
+    assert odd.step_seconds > even.step_seconds  # whose products the matrix units compute
+
+
 def test_windows_save_time(predictor):
     wide = {"seq_len": 8192, "tp": 1, "sp": 0, "pp": 1, "dp": 16, "microbatch": 1}
     shape = {**ROW, **{k: str(v) for k, v in wide.items()}}
