@@ -12,6 +12,7 @@ from ..model.tensor import TensorType
 from ..ops.embedding import DENSE_GRADIENT, SPARSE_GRADIENT
 
 ADD = "aten.add.Tensor"  # of the gradients of two look-ups
+JOIN = "aten.cat.default"  # what that is where both are of rows
 OF_ROWS = frozenset({SPARSE_GRADIENT, shard_aware_name(SPARSE_GRADIENT)})
 
 
@@ -35,27 +36,35 @@ def has_row_gradient(function: Function, item: Input) -> bool:
 
 def with_row_types(local: Function, whole: Function) -> Function:
     """The per-device function of `whole`, in which sparse gradients have the size of their rows: what
-    they take in memory and on the way. A shard of a table gets its share of the rows that are read."""
-    types, rows = list(local.types), dict[int, int]()
-    tables = {local_input.gradient: item for local_input, item in _tables(local, whole)}
-    for op in local.ops:
+    they take in memory and on the way; sums of them have the rows of both. A shard of a table gets its
+    share of the rows that are read."""
+    types, ops, rows = list(local.types), list(local.ops), dict[int, int]()
+    table_rows = _table_rows(local, whole)
+    for number, op in enumerate(local.ops):
         operands, (*_, result) = op.operands(), op.results
         if op.target in OF_ROWS:
-            rows[result] = types[operands[1]].elements
+            here = local.types[result].shape[0]
+            everywhere = table_rows.get(result, here)
+            rows[result] = -(-types[operands[1]].elements * here // everywhere)
         elif op.target == ADD and all(value in rows for value in operands):
             rows[result] = sum(rows[value] for value in operands)
+            both = tuple(map(Ref, operands))
+            ops[number] = Op(JOIN, (both, 0), {}, op.results, op.scope)
     for value, count in rows.items():
-        height, width = local.types[value].shape
-        item = tables.get(value)
-        all_rows = height if item is None else whole.types[item.value].shape[0]
-        types[value] = TensorType((-(-count * height // all_rows), width), types[value].dtype)
-    return replace(local, types=tuple(types)) if rows else local
+        width = local.types[value].shape[1]
+        types[value] = TensorType((count, width), types[value].dtype)
+    return replace(local, types=tuple(types), ops=tuple(ops)) if rows else local
 
 
-def _tables(local: Function, whole: Function) -> list[tuple[Input, Input]]:
-    """The inputs of both that have gradients of rows."""
-    pairs = zip(local.inputs, whole.inputs, strict=True)
-    return [(mine, item) for mine, item in pairs if has_row_gradient(whole, item)]
+def _table_rows(local: Function, whole: Function) -> dict[int, int]:
+    """Rows of the whole table by the value of each look-up's gradient."""
+    made_by = {result: op for op in local.ops for result in op.results}
+    return {
+        op.results[0]: whole.types[item.value].shape[0]
+        for mine, item in zip(local.inputs, whole.inputs, strict=True)
+        if mine.gradient is not None
+        for op in look_ups(mine.gradient, made_by, OF_ROWS)
+    }
 
 
 def look_ups(

@@ -57,7 +57,9 @@ def planned(pins: str, model):
 
 def test_rows_are_read_priced_and_stepped() -> None:
     tokens = torch.randint(0, 30, (4, 5))
-    assert sparse_gradients(trace(Tied(), (tokens, tokens))) == {"twice.weight"}
+    tied = trace(Tied(), (tokens, tokens))
+    assert sparse_gradients(tied) == {"twice.weight"}
+    assert planned("dp=2,tp=2", tied).stages[0].bytes_by_strategy[0].bytes.row_bytes
     source = load_source(f"{DLRM}:make")
     model = trace(source.model, source.batch)
     assert sparse_gradients(model) == TABLES
