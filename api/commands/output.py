@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from threading import Timer
-from typing import Any
+from typing import Any, Protocol
+
+
+class Update(Protocol):
+    """Tells how far work is."""
+
+    def __call__(
+        self, done: int | None = None, total: int | None = None, so_far: str = ""
+    ) -> None: ...
+
 
 TIME_LIMIT = 4  # exit code: time is up, the best so far is written
 LONG_SECONDS = 1.0  # work that takes longer shows its progress
@@ -27,13 +36,14 @@ def json_text(data: dict[str, Any]) -> str:
 
 
 @contextmanager
-def progress(title: str) -> Generator[Callable[[int, int], None], None, None]:
+def progress(title: str) -> Generator[Update, None, None]:
     """Show that work goes on, where stderr is a terminal and the work is long.
 
-    Yields `update(done, total)`, for work that knows how much there is; nothing may be printed inside.
+    Yields `update(done, total)`, for work that knows how much there is, and `update(so_far="…")` for
+    what it has so far; nothing may be printed inside.
     """
     if not sys.stderr.isatty():
-        yield lambda done, total: None
+        yield lambda done=None, total=None, so_far="": None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -51,7 +61,9 @@ def progress(title: str) -> Generator[Callable[[int, int], None], None, None]:
     timer.daemon = True
     timer.start()
     try:
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda done=None, total=None, so_far="": bar.update(
+            task, completed=done, total=total, description=", ".join(filter(None, (title, so_far)))
+        )
     finally:
         timer.cancel()
         timer.join()

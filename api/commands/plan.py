@@ -136,10 +136,16 @@ def _request(model: Model, cluster: Cluster, options: dict[str, Any]) -> PlanReq
 
 
 def _search(request: PlanRequest, cluster: Cluster, source: ModelSource) -> Plan:
+    from ...ir.text.units import seconds as with_unit
     from ...planner import plan
 
-    with progress("searching"):
-        return replace(plan(request.model, cluster, request.options), source=str(source))
+    with progress("searching") as update:
+
+        def watch(seconds: float) -> None:
+            update(so_far=f"best so far {with_unit(seconds)}/step; Ctrl-C takes it")
+
+        answer = plan(request.model, cluster, request.options, watch=watch)
+    return replace(answer, source=str(source))
 
 
 def _pareto_plans(request: PlanRequest, cluster: Cluster, batch: int) -> list[Plan]:

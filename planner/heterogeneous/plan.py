@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ...cost_model.rates import with_rates
 from ...ir.devices.cluster import Cluster
 from ...ir.devices.mixed import as_uniform
@@ -16,9 +18,14 @@ from .search import MixedSearch
 
 
 def plan(
-    model: Model, cluster: Cluster, options: PlanOptions, observer: Observer | None = None
+    model: Model,
+    cluster: Cluster,
+    options: PlanOptions,
+    observer: Observer | None = None,
+    watch: Callable[[float], None] | None = None,
 ) -> Plan:
-    """The best plan found that fits and keeps the limits; the best so far where time is up.
+    """The best plan found that fits and keeps the limits; the best so far where time is up. `watch` is
+    told seconds of the best step so far, on devices of one kind.
 
     Raises InfeasibleError (nothing fits or keeps the limits), LimitError (time was up before anything
     that fits was found) and UsageError.
@@ -27,7 +34,7 @@ def plan(
     options.check()
 
     def search(devices: Cluster, options: PlanOptions) -> Plan:
-        return with_rates(fastest(model, devices, options, observer))
+        return with_rates(fastest(model, devices, options, observer, watch))
 
     if options.chooses_devices:
         return plan_for_objective(cluster, options, search)
@@ -35,18 +42,22 @@ def plan(
 
 
 def fastest(
-    model: Model, cluster: Cluster, options: PlanOptions, observer: Observer | None = None
+    model: Model,
+    cluster: Cluster,
+    options: PlanOptions,
+    observer: Observer | None = None,
+    watch: Callable[[float], None] | None = None,
 ) -> Plan:
     """The fastest plan found that fits; the best so far where time is up."""
     if not cluster.parts:
-        return plan_uniform(model, cluster, options, observer)
+        return plan_uniform(model, cluster, options, observer, watch)
     if options.pins or options.compress != "none" or options.gradient_precision:
         raise UsageError(
             "a mixed cluster is planned without --pin, --compress and --gradient-precision"
         )
     uniform = as_uniform(cluster)
     if uniform is not None:
-        return plan_uniform(model, uniform, options, observer)
+        return plan_uniform(model, uniform, options, observer, watch)
     if not options.target.extras:
         raise UsageError(f"{options.engine} trains on devices of one kind; plan for a part of them")
     return MixedSearch(model, cluster, options).run()

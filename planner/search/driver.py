@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import inf, lcm
 from typing import Any
 
@@ -74,6 +74,7 @@ class SearchSpace:
         self.candidates: list[Candidate] = []
         self.seconds_by_axes: dict[ModelAxes, float] = {}  # of the fastest that fits
         self.best_seconds = inf  # seconds of the fastest so far that fits
+        self.watch: Callable[[float], None] = lambda _: None  # is told them when they fall
         self.mix_lower_bound = inf  # seconds that no layer-wise mix is below
         self.slow_factor = SLOW_FACTOR
         self.deadline = Deadline(options.time_limit_seconds)
@@ -202,10 +203,10 @@ class SearchSpace:
 
     def update_best(self, candidates: Sequence[Candidate]) -> float:
         """Seconds of the fastest of these that fits; updates the best so far."""
-        fastest = min(
-            (c.step_seconds for c in candidates if c.peak_bytes <= self.memory_limit_bytes),
-            default=inf,
-        )
+        fitting = (c.step_seconds for c in candidates if c.peak_bytes <= self.memory_limit_bytes)
+        fastest = min(fitting, default=inf)
+        if fastest < self.best_seconds:
+            self.watch(fastest)
         self.best_seconds = min(self.best_seconds, fastest)
         return fastest
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ...ir.analysis.dataflow import AnalyseAxes
 from ...ir.devices.cluster import Cluster
 from ...ir.errors import LimitError, PlaitError, UsageError
@@ -34,10 +36,14 @@ class Search(Pass[Model, Plan], frozen=True):
 
 
 def plan(
-    model: Model, cluster: Cluster, options: PlanOptions, observer: Observer | None = None
+    model: Model,
+    cluster: Cluster,
+    options: PlanOptions,
+    observer: Observer | None = None,
+    watch: Callable[[float], None] | None = None,
 ) -> Plan:
     """The fastest plan that fits, under the cost model, and the simplest of those that are as fast; the
-    best so far where time is up.
+    best so far where time is up. `watch` is told the step's seconds of whatever is the best so far.
 
     Raises InfeasibleError (nothing fits: names device, term, shortfall and hints), LimitError (time
     was up before anything that fits was found) and UsageError.
@@ -45,6 +51,8 @@ def plan(
     space = SearchSpace.create(model, cluster, options)
     if observer is not None:
         observer(AnalyseAxes(), space.pricer.function_prices.flow)
+    if watch is not None:
+        space.watch = watch
     first = first_fitting(space)
     searched(space)
     if first is not None and not space.fitting():

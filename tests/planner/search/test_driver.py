@@ -8,6 +8,7 @@ from plait.ir.errors import InfeasibleError, UsageError
 from plait.ir.plan.verify import verify_plan
 from plait.planner import PlanOptions, plan
 from plait.planner.pricing.stage_partition import partition
+from plait.planner.question.options import SIMPLER_WITHIN
 from plait.planner.question.pins import pin_all
 from plait.tests import zoo
 
@@ -19,8 +20,11 @@ def model():
 
 
 def test_the_plan_beats_what_it_names_as_next_best(model):
-    made = plan(model, load_cluster("2x4xh100"), PlanOptions())
+    told: list[float] = []
+    made = plan(model, load_cluster("2x4xh100"), PlanOptions(), watch=told.append)
     verify_plan(made)
+    assert told == sorted(told, reverse=True)  # what was the best so far, each time that it fell
+    assert told[-1] >= made.prediction.step_seconds / (1 + SIMPLER_WITHIN)
     assert all(a.step_seconds >= made.prediction.step_seconds for a in made.alternatives if a.fits)
 
 
