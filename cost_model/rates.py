@@ -69,5 +69,6 @@ def _sent_bytes(plan: Plan) -> Iterator[tuple[int, int, int]]:
             amount = plan.stages[one].transfer_bytes * plan.groups[one].devices
             yield one, other, amount
             yield other, one, amount
-    for one, other in summing_pairs(plan):
-        yield one, other, shared_bytes(plan, one, other) * plan.groups[one].devices
+    for one, other in summing_pairs(plan.stages):
+        shared = shared_bytes(plan.stages[one], plan.stages[other])
+        yield one, other, shared * plan.groups[one].devices

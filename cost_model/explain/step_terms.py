@@ -108,7 +108,8 @@ def groups_term(plan: Plan) -> Term:
     busiest = max(range(len(stages)), key=lambda s: stages[s].busy_seconds)
     step = groups_step(plan)
     waits = amount("w", max(0.0, step.timeline.makespan_seconds - stages[busiest].busy_seconds))
-    totals = [amount("g", gradient_sum_seconds(plan, s)) for s in range(len(stages))]
+    added = gradient_sum_seconds(plan.cluster, plan.groups, plan.stages)
+    totals = [amount("g", seconds) for seconds in added]
     ends = [
         total(
             f"synchronisation of stage {s}",

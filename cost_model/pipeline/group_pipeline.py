@@ -7,11 +7,11 @@ The first group of a call adds up what the others send it, and sends them the su
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from ...ir.devices.cluster import Link
+from ...ir.devices.cluster import Cluster, Link
 from ...ir.plan.groups.schedule import Neighbours, group_rows, neighbours, tiles_of
-from ...ir.plan.plan import Plan
+from ...ir.plan.plan import Plan, Stage
 from ...ir.plan.schedules.chunk_map import ScheduleStep
 from ..communication.collective import send_seconds
 from .simulate import ScheduleEvent, Task, TaskName, Timeline, run_tasks
@@ -28,54 +28,68 @@ class GroupsStep(NamedTuple):
         return self.timeline.makespan_seconds + max(self.sync_seconds)
 
 
+class Placed(Protocol):
+    """Neighbouring devices of a part of a cluster."""
+
+    @property
+    def part(self) -> int: ...
+
+    @property
+    def first_device(self) -> int: ...
+
+    @property
+    def devices(self) -> int: ...
+
+
 def groups_step(plan: Plan, busy: Sequence[tuple[float, float]] | None = None) -> GroupsStep:
     """The simulated step; `busy` are seconds of forward and backward of every group, per micro-batch,
     where they are not those of its stage."""
     times = busy or [(s.forward_seconds, s.backward_seconds) for s in plan.stages]
-    sync = [s.sync_seconds + gradient_sum_seconds(plan, n) for n, s in enumerate(plan.stages)]
+    sums = gradient_sum_seconds(plan.cluster, plan.groups, plan.stages)
+    sync = [stage.sync_seconds + added for stage, added in zip(plan.stages, sums, strict=True)]
     return GroupsStep(simulate_groups(plan, times), tuple(sync))
 
 
-def link_between(plan: Plan, one: int, other: int) -> Link:
+def link_between(cluster: Cluster, one: Placed, other: Placed) -> Link:
     """The slowest link between the devices of two groups."""
-    cluster, first, second = plan.cluster, plan.groups[one], plan.groups[other]
-    if first.part != second.part:
-        return cluster.link_of_parts(first.part, second.part)
-    part = cluster.parts[first.part] if cluster.parts else cluster
-    end = max(first.first_device + first.devices, second.first_device + second.devices)
-    return part.link_between(min(first.first_device, second.first_device), end - 1)
+    if one.part != other.part:
+        return cluster.link_of_parts(one.part, other.part)
+    part = cluster.parts[one.part] if cluster.parts else cluster
+    end = max(one.first_device + one.devices, other.first_device + other.devices)
+    return part.link_between(min(one.first_device, other.first_device), end - 1)
 
 
-def group_send_seconds(plan: Plan, one: int, other: int) -> float:
-    """Seconds to send a micro-batch's values from a group to the one that runs the next calls."""
-    narrowing = max(1.0, plan.groups[one].devices / plan.groups[other].devices)
-    amount = round(plan.stages[one].transfer_bytes * narrowing)
-    return send_seconds(amount, link_between(plan, one, other))
+def group_send_seconds(cluster: Cluster, one: Placed, other: Placed, size_bytes: int) -> float:
+    """Seconds to send what a micro-batch leaves at every device of a group to the next group."""
+    narrowing = max(1.0, one.devices / other.devices)
+    return send_seconds(round(size_bytes * narrowing), link_between(cluster, one, other))
 
 
-def gradient_sum_seconds(plan: Plan, number: int) -> float:
-    """Seconds in which a group adds up its gradients with those of other groups: to the first group of
-    its calls and back, and where it is the first, of all others."""
-    return sum(
-        2 * send_seconds(shared_bytes(plan, number, other), link_between(plan, number, other))
-        for other in range(len(plan.groups))
-        if other != number and (number, other) in summing_pairs(plan)
-    )
+def gradient_sum_seconds(
+    cluster: Cluster, groups: Sequence[Placed], stages: Sequence[Stage]
+) -> list[float]:
+    """Seconds in which every group adds up its gradients with those of other groups: to the first
+    group of its calls and back, and where it is the first, of all others."""
+    seconds = [0.0] * len(stages)
+    for one, other in sorted(summing_pairs(stages)):
+        link = link_between(cluster, groups[one], groups[other])
+        seconds[one] += 2 * send_seconds(shared_bytes(stages[one], stages[other]), link)
+    return seconds
 
 
-def summing_pairs(plan: Plan) -> set[tuple[int, int]]:
+def summing_pairs(stages: Sequence[Stage]) -> set[tuple[int, int]]:
     """Groups that exchange gradients, both ways round."""
     pairs: set[tuple[int, int]] = set()
-    for call in {stage.model_chunks[0][0] for stage in plan.stages}:
-        first, *others = [n for n, stage in enumerate(plan.stages) if stage.contains(call)]
+    for call in {stage.model_chunks[0][0] for stage in stages}:
+        first, *others = [n for n, stage in enumerate(stages) if stage.contains(call)]
         pairs |= {pair for other in others for pair in ((first, other), (other, first))}
     return pairs
 
 
-def shared_bytes(plan: Plan, one: int, other: int) -> int:
+def shared_bytes(one: Stage, other: Stage) -> int:
     """Bytes per device of trained weights that two groups both have, in proportion to their calls."""
-    (a, b), (c, d) = plan.stages[one].model_chunks[0], plan.stages[other].model_chunks[0]
-    trained = sum(share.bytes.trained_bytes for share in plan.stages[one].bytes_by_strategy)
+    (a, b), (c, d) = one.model_chunks[0], other.model_chunks[0]
+    trained = sum(share.bytes.trained_bytes for share in one.bytes_by_strategy)
     return trained * max(0, min(b, d) - max(a, c)) // (b - a)
 
 
@@ -93,8 +107,10 @@ def simulate_groups(plan: Plan, busy: Sequence[tuple[float, float]]) -> Timeline
             resources.setdefault(("stage", g), []).append(task)
             target = (near[g].after if step[0] == "F" else near[g].before).get(step[2])
             if target is not None:
-                ends = (g, target) if step[0] == "F" else (target, g)
-                sent = Task((step[0], g, step), group_send_seconds(plan, *ends), (name,))
+                one, other = (g, target) if step[0] == "F" else (target, g)
+                ends, size = (plan.groups[one], plan.groups[other]), plan.stages[one].transfer_bytes
+                seconds = group_send_seconds(plan.cluster, *ends, size)
+                sent = Task((step[0], g, step), seconds, (name,))
                 resources.setdefault((f"{step[0]} to {target} from", g), []).append(sent)
     spans = run_tasks(resources)
     events = tuple(

@@ -209,8 +209,11 @@ class GroupPrices:
             return None
         return self.pricer(group_type).call_prices.uniform(point.replica)
 
+    def least_seconds(self, group_type: GroupType, samples: int, calls: Span) -> float:
+        """The least seconds of a group for these calls, with unlimited memory; inf for none."""
+        return self._least_seconds(group_type, samples, self.equal_span(group_type, calls))
+
     @cached_method
-    def device_seconds(self, group_type: GroupType, samples: int) -> float:
-        """Lower bound of the model's device-seconds per micro-batch, with unlimited memory."""
-        choices = self.choices_of(group_type, samples, (0, len(self.model.calls)), 0)
-        return group_type.width * min((choice.seconds for choice in choices), default=inf)
+    def _least_seconds(self, group_type: GroupType, samples: int, calls: Span) -> float:
+        choices = self.choices_of(group_type, samples, calls, 0)
+        return min((choice.seconds for choice in choices), default=inf)

@@ -7,9 +7,9 @@ from heapq import heapify, heapreplace
 from itertools import pairwise
 from typing import NamedTuple
 
-from ...cost_model.communication.collective import send_seconds
 from ...cost_model.pipeline.closed_form import pipeline_seconds
-from ...ir.devices.cluster import Cluster, Link
+from ...cost_model.pipeline.group_pipeline import gradient_sum_seconds, group_send_seconds
+from ...ir.devices.cluster import Cluster
 from ...ir.plan.plan import Span
 from .group_prices import GroupType, StageChoice
 
@@ -26,26 +26,29 @@ class PlacedStage(NamedTuple):
         return self.choice.stage.model_chunks[0]
 
     @property
-    def end(self) -> int:
-        return self.first_device + self.type.width
+    def part(self) -> int:
+        return self.type.part
+
+    @property
+    def devices(self) -> int:
+        return self.type.width
 
 
 def stage_send_seconds(cluster: Cluster, stages: Sequence[PlacedStage]) -> list[float]:
     """Seconds to send a micro-batch's activations from every stage of a pipeline to the next one."""
-    seconds: list[float] = []
-    for one, other in pairwise(stages):
-        narrowing = max(1.0, one.type.width / other.type.width)
-        amount = round(one.choice.stage.transfer_bytes * narrowing)
-        seconds.append(send_seconds(amount, link_between(cluster, one, other)))
+    seconds = [
+        group_send_seconds(cluster, one, other, one.choice.stage.transfer_bytes)
+        for one, other in pairwise(stages)
+    ]
     return [*seconds, 0.0]
 
 
-def link_between(cluster: Cluster, one: PlacedStage, other: PlacedStage) -> Link:
-    """The slowest link between two stages."""
-    if one.type.part != other.type.part:
-        return cluster.link_of_parts(one.type.part, other.type.part)
-    part = cluster.parts[one.type.part] if cluster.parts else cluster
-    return part.link_between(min(one.first_device, other.first_device), max(one.end, other.end) - 1)
+def sync_seconds(cluster: Cluster, stages: Sequence[PlacedStage]) -> float:
+    """Seconds after the pipelines in which the slowest stage of all of them adds up its gradients,
+    inside its group and with the other groups of its calls, and updates its weights."""
+    each = [placed.choice.stage for placed in stages]
+    sums = gradient_sum_seconds(cluster, stages, each)
+    return max(stage.sync_seconds + added for stage, added in zip(each, sums, strict=True))
 
 
 def replica_seconds(cluster: Cluster, stages: Sequence[PlacedStage], micro_batches: int) -> float:

@@ -14,7 +14,6 @@ from ...ir.plan.plan import Plan
 from ..question.options import PlanOptions
 from ..search.plan import plan as plan_uniform
 from .objective import plan_for_objective
-from .search import MixedSearch
 
 
 def plan(
@@ -60,4 +59,6 @@ def fastest(
         return plan_uniform(model, uniform, options, observer, watch)
     if not options.target.extras:
         raise UsageError(f"{options.engine} trains on devices of one kind; plan for a part of them")
+    from .search import MixedSearch  # loads networkx, which plans for one kind do without
+
     return MixedSearch(model, cluster, options).run()

@@ -1,7 +1,6 @@
 """Planning for mixed clusters: shapes in order of their bounds, the best few simulated.
 
-A shape's bound assumes that all its groups are always busy with the fastest layers they can run;
-shapes whose bound is no better than the best plan are skipped. Where one part alone, or all
+Shapes whose bound (`bounds`) is no better than the best plan are skipped. Where one part alone, or all
 devices treated as the slowest, is faster than any mixed plan, that is the plan. What was not chosen
 are its alternatives: every part alone, all as the slowest by family, the next mixed plan.
 """
@@ -9,7 +8,7 @@ are its alternatives: every part alone, all as the slowest by family, the next m
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from math import inf
 from typing import NamedTuple
 
@@ -30,9 +29,10 @@ from ..question.strategy_space import divisors
 from ..search.driver import SearchSpace
 from ..search.families import with_families, with_terms
 from ..search.to_plan import assemble
+from .bounds import ShapeBounds
 from .group_prices import GroupChoice, GroupPrices, GroupType
 from .layer_split import LayerSplit
-from .pipeline_times import PlacedStage, deal_micro_batches, replica_seconds
+from .pipeline_times import PlacedStage, deal_micro_batches, replica_seconds, sync_seconds
 from .shapes import PlanShape, ReplicaShape, shapes
 from .to_plan import assemble_groups
 
@@ -66,7 +66,7 @@ class MixedSearch:
         self.group_prices = GroupPrices(
             model, cluster, self.optimizer, options.roles, options.memory_bytes
         )
-        self.parts = self.group_prices.parts
+        self.parts, self.bounds = self.group_prices.parts, ShapeBounds(self.group_prices)
         self.deadline = Deadline(options.time_limit_seconds)
 
     def run(self) -> Plan:
@@ -155,22 +155,12 @@ class MixedSearch:
         by_bound: list[BoundedShape] = []
         for samples in self.micro_batch_sizes():
             single_devices = [GroupType(part, 1) for part in range(len(self.parts))]
-            strength = [
-                1 / self.group_prices.device_seconds(group_type, samples)
-                for group_type in single_devices
-            ]
+            strength = [self.bounds.compute_rate([device], samples) for device in single_devices]
             for shape in shapes(self.cluster, strength):
                 if len(shape) <= self.model.batch // samples:
-                    bound = self.shape_bound(shape, samples)
+                    bound = self.bounds.seconds(shape, samples)
                     by_bound.append(BoundedShape(bound, shape, samples))
         return sorted(by_bound, key=lambda b: (b.bound, -b.samples, len(b.shape)))
-
-    def shape_bound(self, shape: PlanShape, samples: int) -> float:
-        """Lower bound of the step seconds of a shape."""
-        rate = sum(
-            k.width / self.group_prices.device_seconds(k, samples) for row in shape for k in row
-        )
-        return self.model.batch / samples / rate if rate else inf
 
     def shared_pipelines(self, shape: PlanShape, samples: int) -> SharedPipelines | None:
         """A shape with its layers split and its micro-batches dealt out; None where a pipeline cannot
@@ -185,8 +175,8 @@ class MixedSearch:
         counts = deal_micro_batches(self.cluster, replicas, self.model.batch // samples)
         working = [(r, n) for r, n in zip(replicas, counts, strict=True) if n]
         seconds = max(replica_seconds(self.cluster, r, n) for r, n in working)
-        sync = max(p.choice.stage.sync_seconds for r, _ in working for p in r)
         pipelines, numbers = zip(*working, strict=True)
+        sync = sync_seconds(self.cluster, list(chain.from_iterable(pipelines)))
         return SharedPipelines(seconds + sync, pipelines, numbers, samples)
 
     def replica_stages(

@@ -49,7 +49,8 @@ def sync_parts(plan: Plan, number: int, terms: StageTerms) -> Parts:
         for name, s in exposed_seconds_by_kind(terms.sync).items()
     ]
     if plan.groups:
-        elsewhere = ("sums of gradients over groups", gradient_sum_seconds(plan, number))
+        added = gradient_sum_seconds(plan.cluster, plan.groups, plan.stages)[number]
+        elsewhere = ("sums of gradients over groups", added)
         updates = next((i for i, (name, _) in enumerate(named) if name == "optimizer"), len(named))
         named.insert(updates, elsewhere)
     return merged(named)
