@@ -45,8 +45,10 @@ class CommandParser(argparse.ArgumentParser):
     def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, args: Any = None, namespace: Any = None
     ) -> Any:
-        """As argparse; an option that there is not is named before one that is missing."""
-        if self._subparsers is None:
+        """As argparse; an option that there is not is named before one that is missing, unless the rest
+        of the line is another program's."""
+        rest = any(action.nargs == argparse.REMAINDER for action in self._actions)
+        if self._subparsers is None and not rest:
             for part in itertools.takewhile(lambda part: part != "--", args or ()):
                 self._check_option(part.partition("=")[0])
         return super().parse_known_args(args, namespace)

@@ -5,11 +5,17 @@ error until it is deleted by hand. Here a compiled function is a file of its own
 made from (its code and that of the compiled functions that it calls, types, versions, processor) and
 begun by its checksum. Whatever is wrong with a file, it is removed and the function is compiled again.
 
+Functions that compiled functions alone call (`inner`) are linked into each caller before it is
+optimized. numba would optimize and load each by itself first: every operation once more for each call
+above it.
+
 Names of numba's that are not public: `Dispatcher._cache`, which decides where compiled functions come
 from, and `CompileResult._reduce` and `_rebuild`, their form on disk; without them every process would
-compile all functions. `Dispatcher.get_call_template`, `_insert` and `_compile_for_args`: the form that a
-call from compiled code takes, and what a call from Python finds; without them constants make forms of
-their own, and a call of an inner function from Python ends the process.
+compile all functions. `Dispatcher.get_call_template` and `_compile_for_args`: the form that a call from
+compiled code takes, and what a call from Python finds; without them constants make forms of their own,
+and a call of an inner function from Python ends the process. `JITCodeLibrary._optimize_functions`,
+`_optimize_final_module` and `_finalize_final_module`, the steps that inner functions leave out;
+`Dispatcher.add_overload`, which enters a form under its address; `Flags.no_compile`.
 """
 
 from __future__ import annotations
@@ -29,41 +35,75 @@ from typing import Any, TypeVar, cast
 import llvmlite  # pyright: ignore[reportMissingTypeStubs]
 import numba
 import numpy as np
-from numba.core.compiler import CompileResult
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Compiler, CompileResult
 from numba.core.dispatcher import Dispatcher
 
 F = TypeVar("F", bound=Callable[..., Any])
 DIGEST_BYTES = 32
 DIRECTORY = "~/.cache/plait/numba"
+njit: Any = cast("Any", numba).njit
 numba_types: Any = cast("Any", numba).types
 VERSIONS = (sys.version, numba.__version__, llvmlite.__version__, np.__version__)
 
 
 def compiled(function: F) -> F:
     """Compile a function with numba when it is first called, or load it from the cache."""
-    return _dispatched(numba.njit(function))
+    dispatcher = _widened(njit(no_cfunc_wrapper=True)(function))
+    dispatcher._cache = FunctionCache(dispatcher)
+    return dispatcher
 
 
 def inner(function: F) -> F:
-    """Compile a function that compiled functions alone call: it has no form for Python, whose making
-    takes longer than its own. Called from Python it is a TypeError."""
-    compile_inner = cast("Any", numba).njit(no_cpython_wrapper=True)
-    dispatcher = _dispatched(compile_inner(function))
-    dispatcher._insert = _ignore  # numba would call what is not there
+    """Compile a function that compiled functions alone call, and no further than into what they link in:
+    they optimize it together with themselves. Called from Python it is a TypeError."""
+    linked = njit(pipeline_class=LinkedCompiler, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    dispatcher = _widened(linked(function))
+    dispatcher.add_overload = partial(_insert_linked, dispatcher)
     dispatcher._compile_for_args = partial(_refuse, function.__name__)
     return dispatcher
 
 
-def _ignore(*_: object) -> None:
-    return
+class LinkedLibrary(JITCodeLibrary):
+    """Code that is neither optimized nor loaded by itself, but linked into other libraries."""
+
+    def _optimize_functions(self, ll_module: Any) -> None:
+        codegen: Any = self._codegen
+        ll_module.data_layout = codegen._data_layout
+
+    def _optimize_final_module(self) -> None:
+        return
+
+    def _finalize_final_module(self) -> None:
+        self._finalize_dynamic_globals()
+        self._finalized = True
+
+
+class LinkedCompiler(Compiler):
+    """Compiles a function into a library of its own that is only linked."""
+
+    def __init__(self, *context: Any) -> None:
+        super().__init__(*context)
+        state: Any = self.state
+        state.flags.no_compile = True
+        state.library = LinkedLibrary(state.targetctx.codegen(), "linked")
+
+
+def _insert_linked(dispatcher: Any, result: Any) -> None:
+    """Enter a form under a key, since it has no address that could be one."""
+    entered = result._replace(entry_point=object())
+    dispatcher.targetctx.insert_user_function(
+        entered.entry_point, entered.fndesc, [entered.library]
+    )
+    dispatcher.overloads[tuple(entered.signature.args)] = entered
 
 
 def _refuse(name: str, *_: object, **__: object) -> None:
     raise TypeError(f"{name} is called by compiled functions only")
 
 
-def _dispatched(dispatcher: Any) -> Any:
-    """With our cache, and one form for all constants among the arguments of a call."""
+def _widened(dispatcher: Any) -> Any:
+    """A dispatcher with one form for all constants among the arguments of a call."""
     template = dispatcher.get_call_template
 
     def of_types(args: Any, keywords: Any) -> Any:
@@ -73,7 +113,6 @@ def _dispatched(dispatcher: Any) -> Any:
         return template(tuple([numba_types.unliteral(kind) for kind in args]), widened)
 
     dispatcher.get_call_template = of_types
-    dispatcher._cache = FunctionCache(dispatcher)
     return dispatcher
 
 
@@ -108,16 +147,17 @@ class FunctionCache:
         return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Write a compiled function, whole or not at all; a full disk is no reason to fail."""
+        """Write a compiled function, whole or not at all; a full disk is no reason to fail, nor is a
+        library without its object, as an interrupt during compilation leaves it."""
         path = self._path(sig, data.codegen)
         if path is None or data.lifted or data.library.has_dynamic_globals:
             return
-        value = pickle.dumps(data._reduce(), protocol=pickle.HIGHEST_PROTOCOL)
         try:
+            value = pickle.dumps(data._reduce(), protocol=pickle.HIGHEST_PROTOCOL)
             with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
                 file.write(sha256(value).digest() + value)
             os.replace(file.name, path)
-        except OSError:
+        except (OSError, RuntimeError):
             return
 
     def flush(self) -> None:

@@ -1,7 +1,5 @@
 """The errors Plait raises: one root, few kinds, each with the exit code the command line gives it."""
 
-LONGEST_MESSAGE = 4000  # characters
-
 
 class PlaitError(Exception):
     """Root of every error that Plait raises on purpose. The middle of a long message is left out.
@@ -11,14 +9,13 @@ class PlaitError(Exception):
     """
 
     exit_code = 2
+    longest = 4000  # characters
 
     def __init__(self, message: object = "", report: dict[str, object] | None = None) -> None:
         self.report = report or {}
         text = str(message)
-        half = LONGEST_MESSAGE // 2
-        super().__init__(
-            text if len(text) <= LONGEST_MESSAGE else f"{text[:half]} […] {text[-half:]}"
-        )
+        half = self.longest // 2
+        super().__init__(text if len(text) <= self.longest else f"{text[:half]} […] {text[-half:]}")
 
 
 class UsageError(PlaitError):
@@ -47,6 +44,7 @@ class FileError(PlaitError):
     """A file is broken or foreign: the message names the file and the JSON path."""
 
     exit_code = 6
+    longest = 1500  # what a file says, a path in it among that, may be of any length
 
 
 class MismatchError(PlaitError):

@@ -150,7 +150,7 @@ def copy_state(source: SimulationState, into: SimulationState) -> None:
         into.events[i] = source.events[i]
 
 
-@compiled
+@inner
 def run(
     work: GraphArrays, placed: PlacedOperators, mode: int, state: SimulationState, stop: Until
 ) -> float:

@@ -11,12 +11,21 @@ import numpy as np
 from ortools.sat.python import cp_model
 
 from ...cost_model.placement.arrays import Ints
+from ...ir.plan.placement import PlacementGraph, PlacementTarget
 from ..solvers.constraint_program import only_if
 from .problem import PlacementProblem
 
 MEMORY_UNITS = 2**30  # units of memory in the largest device
 SEED = 1
 ROUNDING = 1e-12  # of sums of bytes
+
+
+def always_fits(graph: PlacementGraph, target: PlacementTarget) -> bool:
+    """Whether every device has room for all operators and for a copy of what every edge carries."""
+    resident = fsum(n.mem_persistent + n.mem_output for n in graph.nodes)
+    temporary = max((n.mem_temporary for n in graph.nodes), default=0.0)
+    total = resident + temporary + fsum(e.bytes for e in graph.edges)
+    return total <= min(d.memory_bytes for d in target.devices)
 
 
 class PackingModel:

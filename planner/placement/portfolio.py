@@ -11,6 +11,7 @@ import numpy as np
 from ...cost_model.placement.arrays import Ints, graph_arrays
 from ...ir.plan.placement import (
     LinkModel,
+    MemoryRule,
     PlacementEdge,
     PlacementGraph,
     PlacementNode,
@@ -26,7 +27,7 @@ from .algorithms.favourites import relaxed
 from .algorithms.ranked import SHARES, WEIGHTS, ranked
 from .algorithms.topo import topo
 from .bounds import lower_bound_us
-from .options import RULES, PlacementOptions
+from .options import PlacementOptions
 from .packing import exceeds_total_memory, find_fitting
 from .problem import Cooling, PlacementCandidate, PlacementProblem, serial_us, upward_rank
 from .repair import repaired
@@ -237,20 +238,21 @@ def one_device(problem: PlacementProblem) -> PlacementCandidate:
     )
 
 
-def warm() -> None:
-    """Run all numba functions once on a tiny graph, so that compilation is not search time."""
+def warm(rule: MemoryRule, repairs: bool) -> None:
+    """Run the numba functions of a memory rule once on a tiny graph, so that compilation is not search
+    time; that of repairs, which takes longest, only where they may be needed."""
     nodes = tuple(PlacementNode(i, 1.0, mem_output=1.0) for i in range(3))
     graph = PlacementGraph(nodes, (PlacementEdge(0, 1, 1.0), PlacementEdge(0, 2, 1.0)))
-    for rule in RULES:
-        problem = PlacementProblem(
-            graph_arrays(graph, uniform_target(2, 9.0, 0.0, 0.1)), "duplex", rule
-        )
-        candidates = [
-            candidate
-            for candidate in (construct() for construct in constructive(problem))
-            if candidate is not None
-        ]
+    problem = PlacementProblem(
+        graph_arrays(graph, uniform_target(2, 9.0, 0.0, 0.1)), "duplex", rule
+    )
+    candidates = [
+        candidate
+        for candidate in (construct() for construct in constructive(problem))
+        if candidate is not None
+    ]
+    if repairs:
         repaired(problem, candidates[0], 0, 1)
-        walk = walk_from(problem, candidates[0], chains(problem))
-        anneal(problem.instance, units(problem), problem.tail_us, walk, Cooling(0, 1, 1.0, 1.0))
-        lower_bound_us(problem)
+    walk = walk_from(problem, candidates[0], chains(problem))
+    anneal(problem.instance, units(problem), problem.tail_us, walk, Cooling(0, 1, 1.0, 1.0))
+    lower_bound_us(problem)

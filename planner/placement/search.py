@@ -14,6 +14,7 @@ from .algorithms.ranked import SHARES, WEIGHTS, ranked
 from .algorithms.topo import topo
 from .nested import nested
 from .options import PlacementOptions
+from .packing import always_fits
 from .portfolio import CLOSED, PlacementSearch, warm
 from .problem import PlacementProblem
 
@@ -42,7 +43,8 @@ def place(
     options.check()
     check_graph(graph)
     if options.seconds is not None and options.algorithm in ("auto", "exact"):
-        warm()  # the limit is of the search, not of compiling it
+        repairs = not always_fits(graph, target)
+        warm(options.memory_rule, repairs)  # the limit is of the search, not of compiling it
     deadline = Deadline(options.seconds, clock)
     work = graph_arrays(graph, target)
     if not options.colocation:

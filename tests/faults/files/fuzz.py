@@ -31,7 +31,9 @@ from plait.runtime.launch.session import session
 from plait.tests.faults.files.mutate import byte_mutants
 from plait.tests.faults.files.subjects import Subject, Verb, subjects
 
-HANGS_SECONDS = 60  # after which a command is ended
+HANGS_SECONDS = (
+    60  # of the processor, after which a command is ended; ten times that where it waits
+)
 BYTE_SHARE = 8  # one mutant in so many has random bytes changed, not fields
 MIB = 1 << 20
 LONGEST_MESSAGE = 2000  # characters of an error
@@ -147,8 +149,10 @@ def _crash(report: Report, where: str, example: str) -> None:
 def _quietly(verb: Verb) -> tuple[int, str, str]:
     """Exit code, what was said on stderr, and where it crashed, if it did."""
     out, errors = io.StringIO(), io.StringIO()
+    signal.signal(signal.SIGPROF, _hang)
     signal.signal(signal.SIGALRM, _hang)
-    signal.setitimer(signal.ITIMER_REAL, HANGS_SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, HANGS_SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, 10 * HANGS_SECONDS)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
             result = verb()
@@ -163,6 +167,7 @@ def _quietly(verb: Verb) -> tuple[int, str, str]:
     except BaseException as error:  # of torch's checkpoints, too, which are no Exceptions
         return -1, f"{type(error).__name__}: {error}"[:300], _where(error)
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
