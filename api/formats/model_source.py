@@ -46,7 +46,7 @@ class ModelSource(NamedTuple):
 
     def with_half(self, model: Model) -> Model:
         """The source's model as a file has it: with its trace in bfloat16, where that shows casts that
-        its own does not. Raises TraceError where there is none."""
+        its own does not."""
         if self.is_file:
             return model
         return with_half(model, lambda precision: self.load(precision=precision))

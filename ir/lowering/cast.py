@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from ..errors import UsageError
+from ..errors import TraceError, UsageError
 from ..model.model import Argument, Function, Model, Op, Parameter
 from ..model.tensor import ITEM_BYTES, TensorType
 from ..passes import Observer, Pass, run
@@ -63,10 +63,13 @@ def in_precision(model: Model, precision: str | None, observer: Observer | None 
 
 def with_half(model: Model, traced_in: Callable[[str], Model]) -> Model:
     """The model with its trace in bfloat16, which `traced_in` gives, where that shows casts that its
-    own trace does not."""
+    own trace does not, and where the module runs in bfloat16 at all."""
     if precision_of(model.parameters) in HALF_PRECISIONS:
         return model
-    half = traced_in("bf16")
+    try:
+        half = traced_in("bf16")
+    except TraceError:
+        return model
     return (
         model if half == in_precision(model, "bf16") else msgspec.structs.replace(model, half=half)
     )
@@ -112,8 +115,22 @@ def _type(type_: TensorType, types: Mapping[str, str]) -> TensorType:
 
 def _function(function: Function, types: Mapping[str, str]) -> Function:
     kinds = tuple(_type(t, types) for t in function.types)
-    ops = tuple(_op(op, types) for op in function.ops)
+    ops = tuple(_of_type(_op(op, types), function.types, kinds) for op in function.ops)
     return msgspec.structs.replace(function, types=kinds, ops=ops)
+
+
+def _of_type(op: Op, before: Sequence[TensorType], after: Sequence[TensorType]) -> Op:
+    """An operator that reads nothing and leaves the type of its result to torch names the new type."""
+    result = op.results[0] if op.results and not op.operands() else -1
+    if result < 0 or before[result] == after[result] or any(map(_is_dtype, op.kwargs.values())):
+        return op
+    return msgspec.structs.replace(
+        op, kwargs={**op.kwargs, "dtype": f"dtype:{after[result].dtype}"}
+    )
+
+
+def _is_dtype(argument: Argument) -> bool:
+    return isinstance(argument, str) and argument.startswith("dtype:")
 
 
 def _op(op: Op, types: Mapping[str, str]) -> Op:
@@ -125,7 +142,7 @@ def _op(op: Op, types: Mapping[str, str]) -> Op:
 def _argument(argument: Argument, types: Mapping[str, str]) -> Argument:
     if isinstance(argument, tuple):
         return tuple(_argument(part, types) for part in argument)
-    if isinstance(argument, str) and argument.startswith("dtype:"):
+    if isinstance(argument, str) and _is_dtype(argument):
         name = argument.removeprefix("dtype:")
         return f"dtype:{types.get(name, name)}"
     if isinstance(argument, float) and argument == EPSILON["float32"]:

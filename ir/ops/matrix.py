@@ -6,6 +6,11 @@ from ..model.loops import Loops, Site, declare, loops
 from .pattern import aligned, dim_names, is_tensor, pattern, present
 
 BOTH = ((0,), (1,))
+# operators of torch's that refuse floating-point operands of two types, before they are decomposed
+ONE_TYPE = frozenset(
+    "mm bmm mv dot vdot addmm baddbmm addmv matmul linear bilinear conv1d conv2d conv3d convolution "
+    "conv_transpose1d conv_transpose2d conv_transpose3d".split()
+)
 
 
 @declare("aten.mm.default")

@@ -39,6 +39,7 @@ from ..torch_private import (
     schema,
 )
 from .constants import Constants, UnsupportedNode
+from .element_types import refuse_mixed_products
 from .mutation import DETACH, AliasTracker
 from .rebinding import Rebinding
 from .windows import STRIDED, windows
@@ -97,6 +98,8 @@ def _read(reader: _Reader) -> tuple[FlatGraph, tuple[int, ...]]:
     recording = reader.recording
     for index, node in enumerate(recording.graph.graph.nodes):
         try:
+            if not any(reader.regions.open):  # autocast gives them one type
+                refuse_mixed_products(node)
             reader.step(node)
         except TraceError as error:
             raise UnsupportedNode(index, str(error)) from error

@@ -2,9 +2,13 @@
 
 import msgspec
 import pytest
+import torch
+from torch import Tensor, nn
 
+from plait.ir.capture import trace
 from plait.ir.capture.sources.derived_types import verify_types
-from plait.ir.errors import FileError
+from plait.ir.errors import FileError, TraceError
+from plait.ir.lowering.cast import in_precision, with_half
 from plait.ir.model.model import Function, Model, Op, Ref
 from plait.ir.model.tensor import TensorType
 
@@ -45,3 +49,25 @@ def test_an_operator_that_nobody_declared_is_derived_too(traced) -> None:
         else:
             with pytest.raises(FileError, match=r"aten.frexp.Tensor gives .*i(nt)?32\[2 3\]"):
                 verify_types(model)
+
+
+class Rotated(nn.Module):
+    """Runs in float32 alone: it makes a tensor of that type whatever its own is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.map(x) @ torch.eye(4)).sum()
+
+
+def test_a_product_of_two_element_types_is_refused_and_none_is_written() -> None:
+    def traced_in(precision: str | None) -> Model:
+        return trace(Rotated(), {"x": torch.ones(2, 4)}, precision=precision)
+
+    with pytest.raises(TraceError, match=r"torch\.eye.*matmul of bfloat16 and float32"):
+        traced_in("bf16")
+    in_file = with_half(traced_in(None), traced_in)
+    assert in_file.half is None
+    verify_types(in_precision(in_file, "bf16"))
