@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
+from ...errors import TraceError
 from ...model.model import Argument
 from ..literals import dtype_name
 from ..resolve import overload
@@ -41,7 +42,9 @@ def is_view(node: fx.Node, argument: fx.Node, result: torch.Tensor) -> bool:
         return False
     if not any(r.alias_info is not None for r in schema(node.target).returns):
         return False
-    return storage_id(result) == storage_id(source)
+    if torch.strided not in (result.layout, source.layout):
+        raise TraceError("sparse tensors are not supported: use index_add, or a dense matrix")
+    return result.layout == source.layout and storage_id(result) == storage_id(source)
 
 
 def promoted(node: fx.Node, base: str, dtype: str) -> str:

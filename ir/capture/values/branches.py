@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..locate import current_user_line
 from ..operators.branch import OPS
+from ..replaced.sparse import sparse_matrix
 from ..torch_private import outside_modes, tree_leaves, tree_map
 from .known import SIZED, KnownValues
 from .losses import ctc_loss, multi_margin_loss
@@ -71,6 +72,8 @@ class Branches(TorchFunctionMode):
         result = rewritten(func, args, kwargs)
         if result is not None:
             return result
+        if name == "sparse_coo_tensor":
+            return sparse_matrix(args, kwargs)
         if name == "ctc_loss":
             return ctc_loss(self.selections, args, kwargs)
         if name == "multi_margin_loss":

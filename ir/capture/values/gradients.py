@@ -38,6 +38,7 @@ def gradients(*args: Any, **kwargs: Any) -> tuple[Tensor | None, ...]:
         raise TraceError(f"{current_user_line()}: grad of batched or materialised gradients")
     outputs, inputs = _tensors(options["outputs"]), _tensors(options["inputs"])
     seeds = _tensors(options["grad_outputs"])
+    seeds = [torch.ones_like(o) if s is None else s for o, s in zip(outputs, seeds, strict=False)]
     path = _Path(outputs, inputs)
     derived = path.gradients(inputs, seeds, options["create_graph"])
     if None in derived and not options["allow_unused"]:

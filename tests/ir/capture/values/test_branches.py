@@ -105,6 +105,12 @@ def experts_by_counts(x):
     return torch.zeros_like(x).index_add(0, order, torch.cat(outputs))
 
 
+def by_a_sparse_matrix(x):
+    edges = torch.tensor([[0, 1, 2, 2], [1, 2, 0, 0]])
+    matrix = torch.sparse_coo_tensor(edges, x[:4, 0].tanh(), (len(x), len(x))).coalesce()
+    return torch.sparse.mm(matrix, x) + matrix.t() @ x
+
+
 def experts_that_are_hit(x):
     hot, result = F.one_hot(x.detach().topk(2).indices, 6).permute(2, 1, 0), torch.zeros_like(x)
     for number in torch.greater(hot.sum(dim=(-1, -2)), 0).nonzero():
@@ -115,7 +121,8 @@ def experts_that_are_hit(x):
 
 CHANGES = (
     finite, raising, masked_by_ones, places_of_a_constant, never_skipped, equal_sides, two_sides,
-    by_a_number, experts_in_turn, experts_by_mask, experts_by_counts, experts_that_are_hit,
+    by_a_number, by_a_sparse_matrix, experts_in_turn, experts_by_mask, experts_by_counts,
+    experts_that_are_hit,
 )  # fmt: skip
 
 

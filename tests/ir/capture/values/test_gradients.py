@@ -58,7 +58,14 @@ def along_a_line(body, x):
     return (value * change).mean() + pull(change)[0].square().mean()
 
 
-@pytest.mark.parametrize("loss", [bends, along_a_line, penalty, curvature, inner_step, first_order])
+def rows_of_derivatives(body, x):
+    jacobian = torch.autograd.functional.jacobian(lambda z: body(z).sum(0), x, create_graph=True)
+    return jacobian.square().mean()
+
+
+@pytest.mark.parametrize(
+    "loss", [rows_of_derivatives, bends, along_a_line, penalty, curvature, inner_step, first_order]
+)
 def test_gradients_of_gradients(loss) -> None:
     torch.manual_seed(0)
     module, x = Net(loss), torch.randn(4, 6, dtype=torch.float64)
