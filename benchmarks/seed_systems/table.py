@@ -325,7 +325,8 @@ PIPELINES = (
                 quantity="stages with unlike staleness",
                 unit="stages",
                 state="nothing",
-                conditions="pipelines are synchronous",
+                conditions="pipelines are synchronous; gradients of all stages may be K steps late "
+                "alike",
             ),
         ),
     ),

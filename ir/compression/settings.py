@@ -3,7 +3,7 @@
     rate    of a selection: one element in so many is sent; `r2` in every step, `r1` in exchanges
     warmup  uncompressed steps before the first compressed one
     every   steps from one exchange to the next
-    delay   1: sums of gradients are used a step later, 0: at once
+    delay   steps after which sums of gradients are used, 0: at once
     doubles steps after which the distance of exchanges doubles, up to `most`
     drop    ranks that may send anything (b of m)
     zeros   1: signs have a third code, zero, in two bits; 0: one bit, in which a zero is a plus
@@ -28,7 +28,7 @@ from .stage import CompressionStage, Quantize, Reduce, Score, Select
 T = TypeVar("T")
 StageRule = Callable[[CompressionProgram, CompressionStage, int], CompressionStage]
 SCHEDULED = ("warmup", "every", "doubles", "most", "delay")
-SWITCHES = ("zeros", "delay")  # 0 or 1
+MOST = {"zeros": 1, "delay": 8}
 
 
 def _rate(program: CompressionProgram, stage: CompressionStage, value: int) -> CompressionStage:
@@ -60,6 +60,7 @@ OF_STAGES: dict[str, StageRule] = {
     "drop": _drop,
     "zeros": _zeros,
 }
+LATE_VECTORS = 2  # per step of delay: what is under way, and a rank's own part of it
 LEAST = {"rate": 2, "r1": 2, "r2": 2, "every": 1, "doubles": 1, "most": 1, "drop": 1}
 
 
@@ -72,7 +73,10 @@ def with_settings(algorithm: CompressionAlgorithm, text: str) -> CompressionAlgo
         raise UsageError(f"{algorithm.name}:{text}: most is not above every={schedule.every}")
     name = f"{algorithm.name}:{text}"
     programs = tuple(_program(p, algorithm.name, name, settings) for p in algorithm.programs)
-    return replace(algorithm, name=name, programs=programs, schedule=schedule)
+    more = LATE_VECTORS * (schedule.delay - algorithm.schedule.delay)
+    return replace(
+        algorithm, name=name, programs=programs, schedule=schedule, vectors=algorithm.vectors + more
+    )
 
 
 def _parsed(algorithm: CompressionAlgorithm, text: str) -> Iterator[tuple[str, int]]:
@@ -83,7 +87,7 @@ def _parsed(algorithm: CompressionAlgorithm, text: str) -> Iterator[tuple[str, i
             raise UsageError(f"{algorithm.name}:{text}: no setting {name!r:.40}; it has {known}")
         if not (equals and value.isdecimal() and len(value) < 10):
             raise UsageError(f"{algorithm.name}:{text}: {part!r:.40} is not {name}=NUMBER")
-        if int(value) < LEAST.get(name, 0) or (name in SWITCHES and int(value) > 1):
+        if not LEAST.get(name, 0) <= int(value) <= MOST.get(name, int(value)):
             raise UsageError(f"{algorithm.name}:{text}: {name} cannot be {value}")
         yield name, int(value)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from math import inf
 from typing import Annotated, Any
@@ -35,7 +36,7 @@ _KNOWN: dict[str, int] = {  # state tensors that are as large as their parameter
 # fmt: on
 OPTIMIZERS = WithVariants(_KNOWN, lambda name: state_vectors(COMPRESSED_OPTIMIZERS[name]))
 PER_TENSOR = ("adafactor", "muon", "lamb", "lars", "shampoo", "soap")  # step on whole tensors
-STALE = {"stale-1": "stale-sgd", "stale-0": "stale-sgd:delay=0"}  # schedules that optimizers do
+STALE = re.compile(r"stale-([0-8])")  # schedules that an optimizer does, by steps of delay
 OBJECTIVES = ("time", "dollars", "energy")
 QUALITIES = ("lossless", "safe", "all")  # see `compression/collectives`
 MEMORY_ACTIONS = ("keep", "recompute", "offload", "split")  # kinds of actions, or one action
@@ -190,7 +191,7 @@ class PlanOptions(msgspec.Struct, frozen=True):
             group="strategies",
             metavar="NAME",
             help=f"of the pipeline: auto, {', '.join(SCHEDULES)}; or stale-1: gradients are used a "
-            "step late (sgd, momentum)",
+            "step late, up to stale-8 (sgd, momentum)",
         ),
     ] = "auto"
     pins: Annotated[
@@ -264,16 +265,18 @@ class PlanOptions(msgspec.Struct, frozen=True):
         return self.objective != "time" or limited
 
     def resolved(self) -> PlanOptions:
-        """These options where gradients that come a step late (`stale-1`, or `stale-0`: at once) are an
+        """These options where gradients that come steps late (`stale-1`, or `stale-0`: at once) are an
         optimizer that sends them itself. Raises UsageError."""
-        if self.schedule not in STALE:
+        late = STALE.fullmatch(self.schedule)
+        if late is None:
             return self
         if self.optimizer not in ("sgd", "momentum"):
             raise UsageError(
                 f"--schedule {self.schedule} is for --optimizer sgd or momentum, whose steps add "
                 f"gradients up, not {self.optimizer}"
             )
-        return replace(self, schedule="auto", optimizer=STALE[self.schedule])
+        optimizer = "stale-sgd" if late[1] == "1" else f"stale-sgd:delay={late[1]}"
+        return replace(self, schedule="auto", optimizer=optimizer)
 
     def check(self) -> None:
         unknown = [r for r in self.roles if r not in ROLES]

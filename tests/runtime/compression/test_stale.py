@@ -1,4 +1,4 @@
-"""Gradients that arrive a step late: nothing at all without delay, one step and no more with it."""
+"""Gradients that arrive steps late: nothing at all without delay, so many steps and no more with it."""
 
 from functools import partial
 
@@ -54,24 +54,32 @@ def sgd():
     return history
 
 
-def late_sgd(compensate):
-    """Every rank's weights with gradients that are used a step later, written anew."""
-    w, m, previous = torch.zeros(SIZE), torch.zeros(SIZE), None
+def late_sgd(compensate, delay):
+    """Every rank's weights with gradients that are used `delay` steps later, written anew."""
+    w, m, under_way = torch.zeros(SIZE), torch.zeros(SIZE), []
     places, then, history = [torch.zeros(SIZE)] * RANKS, torch.zeros(SIZE), []
     for step in range(STEPS):
-        rows = [gradient(place, step, rank) for rank, place in enumerate(places)]
-        if previous is not None:
-            mean = torch.stack(previous).mean(0)
+        under_way.append([gradient(place, step, rank) for rank, place in enumerate(places)])
+        if step >= delay:
+            mean = torch.stack(under_way.pop(0)).mean(0)
             if compensate == "curvature":
                 mean = mean + mean**2 * (w - then)
             then = w
             m = MU * m + mean
             w = w - LR * m
-            shifts = [MU * m + row for row in rows] if compensate == "prediction" else [0] * RANKS
-            places = [w - LR * shift for shift in shifts]
-        previous = rows
+            places = [w] * RANKS
+            if compensate == "prediction":
+                places = [ahead(w, m, [rows[rank] for rows in under_way]) for rank in range(RANKS)]
         history.append(w)
     return history
+
+
+def ahead(w, m, gradients):
+    """Where momentum SGD leads by these gradients."""
+    for row in gradients:
+        m = MU * m + row
+        w = w - LR * m
+    return w
 
 
 def test_without_delay_it_is_torchs_sgd_bit_for_bit():
@@ -80,23 +88,32 @@ def test_without_delay_it_is_torchs_sgd_bit_for_bit():
             assert all(torch.equal(a, b) for a, b in zip(history, sgd(), strict=True))
 
 
-@pytest.mark.parametrize("compensate", COMPENSATIONS)
-def test_with_delay_every_gradient_is_used_a_step_later(compensate):
-    expected = late_sgd(compensate)
-    for history in run_ranks(partial(run, "stale-sgd", compensate=compensate), RANKS):
+CASES = [("stale-sgd", 1, compensate) for compensate in COMPENSATIONS]
+CASES += [("stale-sgd:delay=3", 3, "prediction"), ("stale-sgd:delay=2", 2, "none")]
+
+
+@pytest.mark.parametrize(("name", "delay", "compensate"), CASES)
+def test_with_delay_every_gradient_is_used_steps_later(name, delay, compensate):
+    expected = late_sgd(compensate, delay)
+    for history in run_ranks(partial(run, name, compensate=compensate), RANKS):
         for weights, row in zip(history, expected, strict=True):
             torch.testing.assert_close(weights, row, rtol=1e-5, atol=1e-6)
     assert not torch.allclose(expected[-1], sgd()[-1], rtol=1e-3)  # the delay can be seen
 
 
-@pytest.mark.parametrize("compensate", COMPENSATIONS)
-def test_what_is_under_way_is_in_the_states(compensate):
+@pytest.mark.parametrize("stop", [1, 3])
+@pytest.mark.parametrize(("name", "delay", "compensate"), CASES)
+def test_what_is_under_way_is_in_the_states(name, delay, compensate, stop):
     """Bit for bit the same after states were saved and loaded between two steps."""
-    whole = run_ranks(partial(run, "stale-sgd", compensate=compensate), RANKS)
-    parted = run_ranks(partial(run, "stale-sgd", compensate=compensate, stop=3), RANKS)
+    whole = run_ranks(partial(run, name, compensate=compensate), RANKS)
+    parted = run_ranks(partial(run, name, compensate=compensate, stop=stop), RANKS)
     assert torch.equal(whole[0][-1], parted[0][-1])
 
 
 def test_an_unknown_compensation_is_refused():
     with pytest.raises(UsageError, match="prediction"):
         run_ranks(partial(run, "stale-sgd", compensate="guess"), 1)
+    with pytest.raises(UsageError, match="for a delay of 1, not 2"):
+        run_ranks(partial(run, "stale-sgd:delay=2", compensate="curvature"), 1)
+    with pytest.raises(UsageError, match="delay cannot be 9"):
+        algorithm("stale-sgd:delay=9")
