@@ -1,7 +1,8 @@
-"""In half precision, a bias is added inside the product, as torch's own `linear` does.
+"""A bias is added inside the product, as torch's own `linear` does.
 
 Local forms add a bias as an operator of its own, so that sums over devices may come in between. Where
-nothing does, the product rounds once and not twice: what one process computes, to the last bit.
+nothing does, a pass over the product is saved, and in half precision it rounds once, not twice: what
+one process computes, to the last bit.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from msgspec.structs import replace
 
 from ..model.model import Function, Op
 
-HALF = ("bfloat16", "float16")
+FLOATS = ("bfloat16", "float16", "float32", "float64")
 RESHAPE = ("aten.reshape.default", "aten.view.default")
 
 
@@ -55,7 +56,7 @@ def _chain(
         maker = function.ops[made_by[value]]
         chain.insert(0, made_by[value])
         if maker.target == "aten.mm.default":
-            fits = types[value].dtype in HALF and types[bias].shape == types[value].shape[-1:]
+            fits = types[value].dtype in FLOATS and types[bias].shape == types[value].shape[-1:]
             same = types[bias].dtype == types[value].dtype == types[op.results[0]].dtype
             before = made_by.get(bias, -1) < chain[0]
             return chain if fits and same and before else None
