@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from html import escape
 
-from ....ir.text.units import gib, seconds
+from ....ir.text.units import seconds, size
 from ..report import Bar, Box, BoxGraph, Report, TimelineChart
 from .slots import all_events
 
@@ -34,6 +34,7 @@ EVENTS = {
 }
 STAGES = ("#dbe7f7", "#faeccf", "#d8efe4", "#f8dcea", "#e4dff7", "#dcedf3", "#efe7d0", "#f6ded5")
 OTHERS = ("#7f6a55", "#a3927f", "#c7baab")
+LEAST_SHARE = 0.04  # of a budget that the largest bar must have for it to be drawn
 LETTERS = 7.2  # pixels of one, about
 
 
@@ -117,8 +118,12 @@ def svg(report: Report) -> str:
     canvas.heading("Model")
     graph(canvas, report.graphs[""], report.stages)
     if report.memory:
-        canvas.heading(f"Memory per device, budget {gib(report.memory_limit_bytes)}")
-        bars(canvas, report.memory, float(report.memory_limit_bytes), gib)
+        limit = float(report.memory_limit_bytes)
+        largest = max(sum(amount for _, amount in bar.parts) for bar in report.memory)
+        far = largest < LEAST_SHARE * limit  # bars beside such a budget would be slivers
+        beyond = ", far beyond these bars" if far else ""
+        canvas.heading(f"Memory per device, budget {size(limit)}{beyond}")
+        bars(canvas, report.memory, 0.0 if far else limit, size)
     if report.step:
         canvas.heading("One step")
         bars(canvas, report.step, 0.0, seconds)

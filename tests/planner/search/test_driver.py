@@ -25,7 +25,9 @@ def test_the_plan_beats_what_it_names_as_next_best(model):
     verify_plan(fastest)
     assert told == sorted(told, reverse=True)  # what was the best so far, each time that it fell
     assert told[-1] >= fastest.prediction.step_seconds / (1 + SIMPLER_WITHIN)
-    assert all(a.step_seconds >= fastest.prediction.step_seconds for a in fastest.alternatives if a.fits)
+    assert all(
+        a.step_seconds >= fastest.prediction.step_seconds for a in fastest.alternatives if a.fits
+    )
 
 
 def test_roles_limit_the_space(model):
