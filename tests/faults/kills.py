@@ -26,7 +26,7 @@ from plait.tests.runtime import toy
 
 WORKER = Path(__file__).parent / "kill_worker.py"
 LAYOUT = {"zero1": 2}
-RANKS, PATIENCE_SECONDS, LATEST_SECONDS = 2, 120.0, 2.5
+RANKS, PATIENCE_SECONDS, LATEST_SECONDS, MOST_BATCHES = 2, 120.0, 2.5, 8
 
 
 class Outcome(NamedTuple):
@@ -64,7 +64,8 @@ def outcome(folder: Path) -> Outcome:
 
 
 def kill_often(folder: Path, process: subprocess.Popen[Any], kills: int, rng: random.Random) -> int:
-    """Kill one rank after the other, each some time after all ranks have started; gives how many."""
+    """Kill one rank after the other; gives how many. Each is killed some time after all ranks have
+    started, every other one after some batches more, however slow the machine is."""
     known: set[str] = set()
     for done in range(kills):
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -73,12 +74,21 @@ def kill_often(folder: Path, process: subprocess.Popen[Any], kills: int, rng: ra
             if process.poll() is not None or time.monotonic() > deadline:
                 return done
             time.sleep(0.02)
+        until = _batches(folder) + rng.randint(0, MOST_BATCHES) if done % 2 else 0
+        while _batches(folder) < until and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.02)
         time.sleep(rng.uniform(0.0, LATEST_SECONDS))
         known |= {path.read_text() for path in pids}
         if process.poll() is not None:
             return done
         os.kill(int(pids[rng.randrange(RANKS)].read_text()), signal.SIGKILL)
     return kills
+
+
+def _batches(folder: Path) -> int:
+    """Batches that a run has done, those that it did again as well."""
+    log = folder / "log"
+    return log.read_bytes().count(b"\n") if log.exists() else 0
 
 
 def survive(root: Path, kills: int, batches: int, seed: int) -> str:
