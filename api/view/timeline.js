@@ -53,6 +53,8 @@ function timelineChart(node, report, cursor, traffic) {
   const chart = curves.length ? { top: data.rows.length * row + axis + 30, height: 108 } : null;
   const height = chart ? chart.top + chart.height + 8 : data.rows.length * row + axis;
   const left = Math.max(66, ...data.rows.map(r => widthOf(r, 12) + 14));
+  const slots = rows.flatMap(r => r.filter(e => COMPUTES.includes(e[0])));
+  const slotSeconds = slots.reduce((sum, e) => sum + e[3] - e[2], 0) / Math.max(1, slots.length);
   let from = 0, to = end, chosen = [0, 0], names = null;
 
   for (const [text, label, act] of [["−", "zoom out", () => zoom(1.6)], ["+", "zoom in", () => zoom(1 / 1.6)], ["all", "show all", () => { from = 0; to = end; }]]) {
@@ -122,7 +124,7 @@ function timelineChart(node, report, cursor, traffic) {
       const a = Math.max(0, (start - from) / share), b = Math.min(columns, (stop - from) / share);
       for (let c = Math.floor(a); c < b; c++) busy[kind][c] += Math.min(c + 1, b) - Math.max(c, a);
     }
-    const slot = seen.reduce((sum, e) => sum + e[3] - e[2], 0) / seen.length / share; // in columns
+    const slot = slotSeconds / share; // in columns; of all rows, so that they look alike
     if (slot < 1.5 && seen.length > 200) for (const kind of COMPUTES) busy[kind] = smooth(smooth(busy[kind], Math.ceil(2 * slot)), Math.ceil(2 * slot));
     for (let c = 0; c < columns; c++) {
       let y = i * row + 1.5;
