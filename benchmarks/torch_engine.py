@@ -32,7 +32,7 @@ MODELS = (
 )  # fmt: skip
 STRATEGIES = {
     2: ("dp=2", "zero1=2", "zero2=2", "zero3=2", "tp=2", "tp=2,sp", "pp=2"),
-    4: ("dp=2,zero3=2", "zero3=2,tp=2", "pp=2,zero3=2", "pp=2,tp=2"),
+    4: ("dp=2,zero3=2", "zero3=2,tp=2", "pp=2,zero2=2", "pp=2,tp=2"),
 }
 FIRST_MODEL = {  # what the first model shows beside these
     2: ("pp=2 zb-h1", "pp=2 zbv", "pp=2 dualpipev", "pp=2 interleaved", "cp=2"),
@@ -92,7 +92,7 @@ def run(ranks: int, source: str, paths: list[str]) -> dict[str, str]:
     """What the worker says of every plan; plans after one that fails run in processes of their own."""
     said: dict[str, str] = {}
     try:
-        for line in launch(ranks, [WORKER, source, *paths], timeout_seconds=300)[0].splitlines():
+        for line in launch(ranks, [WORKER, source, *paths], timeout_seconds=900)[0].splitlines():
             path, _, result = line.partition(" ")
             said[path] = result[:MOST]
     except LaunchError as error:

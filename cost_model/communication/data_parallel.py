@@ -22,7 +22,7 @@ from ...ir.plan.plan import Plan
 from ...ir.plan.program import BUCKET_BYTES, step_bucket_bytes
 from ...ir.plan.strategy import ROLES, Strategy
 from ...ir.plan.workload import StageBytes
-from ..execution_model import GENERATED, ExecutionModel, generated
+from ..execution_model import GENERATED, ExecutionModel, engine_execution, generated
 from ..quantity import Whole, known
 from .collective import collective_seconds
 from .compressed_collective import FP32_BYTES, CompressedCost, price_optimizer, price_step
@@ -379,6 +379,10 @@ def axes_of(plan: Plan, strategy: Strategy, item: int, cluster: Cluster | None =
         if c.strategy == strategy and c.subject != "activations"
     }
     algorithm = COMPRESSED_OPTIMIZERS.get(plan.optimizer.name)
-    execution = generated(plan.optimizer, plan.gradient_precision, item)
+    execution = engine_execution(plan.engine) or generated(
+        plan.optimizer, plan.gradient_precision, item
+    )
     scale = (execution.gradient_item_bytes or item) / item
-    return BatchAxes(strategy, cluster or plan.cluster, scale, item, compression, algorithm)
+    return BatchAxes(
+        strategy, cluster or plan.cluster, scale, item, compression, algorithm, execution
+    )

@@ -242,9 +242,7 @@ def stage_times(plan: Plan, stage: Stage, cluster: Cluster) -> StageTerms:
     )
     sync = [t for s, a in axes for t in _synchronisation(plan, s, a, cluster)]
     saved: list[OverlapTerms] = []
-    overlapped = (
-        zip(axes, added, strict=True) if plan.engine == "plait" else ()
-    )  # not as others run
+    overlapped = zip(axes, added, strict=True)  # not as others run
     for (share, along), adding in overlapped:
         mine = [n for n, x in enumerate(layers) if plan.strategy_of(x) == share.strategy]
         seconds = [sum(terms[n].value for n in mine) for terms in (forward, backward)]

@@ -174,6 +174,11 @@ ENGINES: dict[str, Engine] = {
                     "tp=N,sp beside pp",
                     _tokens_between_operators_of_stages,
                 ),
+                Rule(
+                    "gradients of micro-batches were lost under some of its schedules: no zero3 "
+                    "beside pp",
+                    _beside("pp", "zero3"),
+                ),
                 NO_ULYSSES,
             ),
         ),

@@ -53,6 +53,7 @@ def test_every_candidate_is_one_that_the_engine_can_run(space, name):
         ("accelerate", "dp=2,tp=4", "replicas alone"),
         ("accelerate", "zero3=2,tp=4,sp", "no sp beside tp"),
         ("torch", "zero3=4,cp=2", "kernels of CUDA alone"),
+        ("torch", "pp=2,zero3=4", "no zero3 beside pp"),
         ("deepspeed", "zero3=4,tp=2", "AutoTP"),
         ("deepspeed", "pp=2,zero2=4", "pipelines"),
         ("torchtitan", "tp=2,zero3=4", "from the outside in"),

@@ -83,7 +83,7 @@ def test_every_role_trains_as_one_process_does(source, tmp_path, ranks):
         pins += [
             pin_all(f"dp={half},zero3=2"),
             pin_all(f"zero3={half},tp=2"),
-            pin_all(f"pp={half},zero3=2"),
+            pin_all(f"pp={half},zero2=2"),
             pin_all(f"pp={half},tp=2"),
         ]
     paths = []
