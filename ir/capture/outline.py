@@ -39,9 +39,9 @@ class Outline(Pass[FlatGraph, list[GraphSegment]], frozen=True):
             for v, p in value.parameters.items()
             if p.kind != "parameter" and p.name not in value.updates
         }
-        early = counted(value, [unit is None for unit in units], known)
+        before_micro_batches = counted(value, [unit is None for unit in units], known)
         for number, (op, unit) in enumerate(zip(value.ops, units, strict=True)):
-            if number in early or (unit is None and known.issuperset(op.operands())):
+            if number in before_micro_batches or (unit is None and known.issuperset(op.operands())):
                 data.ops.append(op)
                 known.update(op.results)
                 continue
@@ -66,13 +66,13 @@ def counted(graph: FlatGraph, glue: list[bool], known: set[int]) -> set[int]:
                 < max((graph.types[v].elements for v in op.operands()), default=1)
             ):
                 counts.append(number)
-    early = set[int]()
+    before_micro_batches = set[int]()
     while counts:
         number = counts.pop()
-        if number not in early:
-            early.add(number)
+        if number not in before_micro_batches:
+            before_micro_batches.add(number)
             counts += [makers[v] for v in graph.ops[number].operands() if v in makers]
-    return early
+    return before_micro_batches
 
 
 def _joined(runs: list[GraphSegment]) -> list[GraphSegment]:

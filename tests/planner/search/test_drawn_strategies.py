@@ -11,11 +11,11 @@ from plait.planner import PlanOptions, plan
 from plait.planner.question.pins import pin_all
 
 ROLES = ("pp", "dp", "zero1", "zero2", "zero3", "ep", "cp", "sp", "tp")
-WORDS = 60
+DRAWS = 60
 CASES = (("llama", "8xh100", 64), ("mixtral", "4x8xh100", 64), ("t5", "2x8xa100-80", 32))
 
 
-def words(devices: int, rng: random.Random) -> str:
+def drawn(devices: int, rng: random.Random) -> str:
     """A strategy of all devices: up to four axes of roles in the order of strategies."""
     sizes = list[int]()
     left = devices
@@ -29,23 +29,23 @@ def words(devices: int, rng: random.Random) -> str:
 
 
 def faster(name, model, cluster, count: int, seed: int) -> list[str]:
-    """The words that are predicted faster than the plan; those that cannot be pinned are refused."""
+    """The strategies that are predicted faster than the plan; those that cannot be pinned are refused."""
     cluster, rng = load_cluster(cluster), random.Random(seed)
     options = PlanOptions(simpler_within=0.0)
     best = plan(model, cluster, options).prediction.step_seconds
     slower = list[str]()
-    for word in dict.fromkeys(words(cluster.devices, rng) for _ in range(count)):
+    for text in dict.fromkeys(drawn(cluster.devices, rng) for _ in range(count)):
         try:
-            pinned = plan(model, cluster, PlanOptions(pins=pin_all(word), simpler_within=0.0))
+            pinned = plan(model, cluster, PlanOptions(pins=pin_all(text), simpler_within=0.0))
         except PlaitError:
             continue  # said why
         if pinned.prediction.step_seconds < best * (1 - 1e-9):
-            slower.append(f"{name} {word}: {pinned.prediction.step_seconds} against {best}")
+            slower.append(f"{name} {text}: {pinned.prediction.step_seconds} against {best}")
     return slower
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case[0])
-def test_no_pinned_word_is_faster_than_the_plan(case, traced):
+def test_no_pinned_strategy_is_faster_than_the_plan(case, traced):
     name, cluster, batch = case
-    assert not faster(name, rescale(traced(name), batch), cluster, WORDS, 0)
+    assert not faster(name, rescale(traced(name), batch), cluster, DRAWS, 0)
