@@ -33,7 +33,8 @@ def float64(name: str):
 def trained(name: str, kernels: Kernels, folder) -> tuple[list[torch.Tensor], float]:
     """Losses, then parameters after some steps, and how far they may be apart."""
     module, batch = float64(name)
-    options = PlanOptions(micro_batches=2, memory_actions=("keep",))
+    apart = not any(isinstance(m, torch.nn.BatchNorm2d) for m in module.modules())
+    options = PlanOptions(micro_batches=2 if apart else 1, memory_actions=("keep",))
     model = trace(module, batch)
     program = compile_program(plan(model, load_cluster("local:1"), options), model)
     write_program(with_kernels(program, kernels), folder / kernels)
