@@ -81,7 +81,7 @@ def _simulate_groups(plan: Plan, conditions: Conditions) -> SimulatedStep:
     busy: list[tuple[float, float]] = []
     sync: list[float] = []
     terms: list[StageTerms] = []
-    sums = gradient_sum_seconds(plan.cluster, plan.groups, plan.stages)
+    added = gradient_sum_seconds(plan.cluster, plan.groups, plan.stages)
     for number in range(len(plan.stages)):
         view = priced_view(plan, number)
         cluster = _degraded(plan.cluster_of(number), plan.ranks_of(number), conditions)
@@ -89,7 +89,7 @@ def _simulate_groups(plan: Plan, conditions: Conditions) -> SimulatedStep:
         count = view.plan.micro_batches
         terms.append(times)
         busy.append((times.forward.value / count, times.backward.value / count))
-        sync.append(times.sync.value + sums[number])
+        sync.append(times.sync.value + added[number])
     return SimulatedStep(simulate_groups(plan, busy), tuple(sync), _communication(terms))
 
 

@@ -28,7 +28,7 @@ class GroupsStep(NamedTuple):
         return self.timeline.makespan_seconds + max(self.sync_seconds)
 
 
-class Placed(Protocol):
+class DevicesOfPart(Protocol):
     """Neighbouring devices of a part of a cluster."""
 
     @property
@@ -45,12 +45,14 @@ def groups_step(plan: Plan, busy: Sequence[tuple[float, float]] | None = None) -
     """The simulated step; `busy` are seconds of forward and backward of every group, per micro-batch,
     where they are not those of its stage."""
     times = busy or [(s.forward_seconds, s.backward_seconds) for s in plan.stages]
-    sums = gradient_sum_seconds(plan.cluster, plan.groups, plan.stages)
-    sync = [stage.sync_seconds + added for stage, added in zip(plan.stages, sums, strict=True)]
+    total_seconds = gradient_sum_seconds(plan.cluster, plan.groups, plan.stages)
+    sync = [
+        stage.sync_seconds + added for stage, added in zip(plan.stages, total_seconds, strict=True)
+    ]
     return GroupsStep(simulate_groups(plan, times), tuple(sync))
 
 
-def link_between(cluster: Cluster, one: Placed, other: Placed) -> Link:
+def link_between(cluster: Cluster, one: DevicesOfPart, other: DevicesOfPart) -> Link:
     """The slowest link between the devices of two groups."""
     if one.part != other.part:
         return cluster.link_of_parts(one.part, other.part)
@@ -59,14 +61,16 @@ def link_between(cluster: Cluster, one: Placed, other: Placed) -> Link:
     return part.link_between(min(one.first_device, other.first_device), end - 1)
 
 
-def group_send_seconds(cluster: Cluster, one: Placed, other: Placed, size_bytes: int) -> float:
+def group_send_seconds(
+    cluster: Cluster, one: DevicesOfPart, other: DevicesOfPart, size_bytes: int
+) -> float:
     """Seconds to send what a micro-batch leaves at every device of a group to the next group."""
     narrowing = max(1.0, one.devices / other.devices)
     return send_seconds(round(size_bytes * narrowing), link_between(cluster, one, other))
 
 
 def gradient_sum_seconds(
-    cluster: Cluster, groups: Sequence[Placed], stages: Sequence[Stage]
+    cluster: Cluster, groups: Sequence[DevicesOfPart], stages: Sequence[Stage]
 ) -> list[float]:
     """Seconds in which every group adds up its gradients with those of other groups: to the first
     group of its calls and back, and where it is the first, of all others."""

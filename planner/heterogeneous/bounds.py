@@ -56,14 +56,14 @@ class ShapeBounds:
     @cached_method
     def replica_rate(self, row: ReplicaShape, samples: int) -> float:
         """Upper bound of the micro-batches per second of a pipeline."""
-        return min([self.compute_rate(row, samples), *self.crossing_rates(row, samples)])
+        return min([self.compute_rate(row, samples), *self.rates_between_parts(row, samples)])
 
     def compute_rate(self, groups: Sequence[GroupType], samples: int) -> float:
         """Micro-batches per second that groups compute, were all always busy."""
         calls = (0, len(self.model.calls))
         return sum(1 / self.group_prices.least_seconds(g, samples, calls) for g in groups)
 
-    def crossing_rates(self, row: ReplicaShape, samples: int) -> Iterator[float]:
+    def rates_between_parts(self, row: ReplicaShape, samples: int) -> Iterator[float]:
         """Upper bounds of the micro-batches per second by the links between parts."""
         for n in range(1, len(row)):
             one, other = row[n - 1], row[n]
@@ -72,9 +72,9 @@ class ShapeBounds:
                 scale = samples / self.model.batch / one.width
                 seconds = [send_seconds(full * scale, link) for full in self.boundary_bytes]
                 if self.compute_rate(row, samples) * max(seconds) > 1:
-                    yield self.crossing_rate(row, n, samples, seconds)
+                    yield self.rate_between(row, n, samples, seconds)
 
-    def crossing_rate(
+    def rate_between(
         self, row: ReplicaShape, at: int, samples: int, sent: Sequence[float]
     ) -> float:
         """The most micro-batches per second with any boundary between groups `at - 1` and `at`;

@@ -47,8 +47,8 @@ def sync_seconds(cluster: Cluster, stages: Sequence[PlacedStage]) -> float:
     """Seconds after the pipelines in which the slowest stage of all of them adds up its gradients,
     inside its group and with the other groups of its calls, and updates its weights."""
     each = [placed.choice.stage for placed in stages]
-    sums = gradient_sum_seconds(cluster, stages, each)
-    return max(stage.sync_seconds + added for stage, added in zip(each, sums, strict=True))
+    totals = gradient_sum_seconds(cluster, stages, each)
+    return max(stage.sync_seconds + added for stage, added in zip(each, totals, strict=True))
 
 
 def replica_seconds(cluster: Cluster, stages: Sequence[PlacedStage], micro_batches: int) -> float:

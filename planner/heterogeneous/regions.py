@@ -34,10 +34,8 @@ MOST_PATHS = 720  # of the parts of a region that are compared
 def partitions(cluster: Cluster) -> list[Partition]:
     """Partitions of the parts into regions, coarse ones first."""
     graph = link_graph(cluster)
-    cuts = chain(
-        _components(graph), _repeated_cuts(graph), _repeated_cuts(neighbourhood_graph(graph))
-    )
-    return sorted(dict.fromkeys(cuts), key=len)
+    tried = chain(_components(graph), _bisections(graph), _bisections(neighbourhood_graph(graph)))
+    return sorted(dict.fromkeys(tried), key=len)
 
 
 def link_graph(cluster: Cluster) -> Links:
@@ -85,7 +83,7 @@ def _components(graph: Links) -> Iterator[Partition]:
     yield _partition({node} for node in graph.nodes)
 
 
-def _repeated_cuts(graph: Links) -> Iterator[Partition]:
+def _bisections(graph: Links) -> Iterator[Partition]:
     """The largest region cut in two, again and again."""
     regions = [set(graph.nodes)]
     while len(largest := max(regions, key=len)) > 1:
@@ -105,10 +103,10 @@ def _halves(graph: Links) -> tuple[set[int], set[int]]:
     _, vectors = np.linalg.eigh(np.eye(len(nodes)) - scale[:, None] * weights * scale)
     order = sorted(range(len(nodes)), key=lambda i: (round(vectors[i, 1] * scale[i], 12), i))
 
-    def cut(side: set[int]) -> float:
+    def normalised(side: set[int]) -> float:
         return float(nx.normalized_cut_size(graph, side, weight="weight"))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
 
-    side = min(({nodes[i] for i in order[:n]} for n in range(1, len(nodes))), key=cut)
+    side = min(({nodes[i] for i in order[:n]} for n in range(1, len(nodes))), key=normalised)
     return side, set(nodes) - side
 
 

@@ -81,13 +81,15 @@ def partition_shapes(
 
 def widths_of_parts(parts: Sequence[Cluster]) -> Iterator[tuple[int, ...]]:
     """Widths of the groups of every part; parts of as many equal devices have equal groups."""
-    first_alike = [next(n for n, one in enumerate(parts) if _alike(one, other)) for other in parts]
-    kinds = sorted(set(first_alike))
+    first_equal = [
+        next(n for n, one in enumerate(parts) if _interchangeable(one, other)) for other in parts
+    ]
+    kinds = sorted(set(first_equal))
     for widths in product(*(widths_of(parts[n].devices) for n in kinds)):
-        yield tuple(widths[kinds.index(n)] for n in first_alike)
+        yield tuple(widths[kinds.index(n)] for n in first_equal)
 
 
-def _alike(one: Cluster, other: Cluster) -> bool:
+def _interchangeable(one: Cluster, other: Cluster) -> bool:
     return one.device == other.device and one.devices == other.devices
 
 

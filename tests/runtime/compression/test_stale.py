@@ -56,12 +56,12 @@ def sgd():
 
 def late_sgd(compensate, delay):
     """Every rank's weights with gradients that are used `delay` steps later, written anew."""
-    w, m, under_way = torch.zeros(SIZE), torch.zeros(SIZE), []
+    w, m, pending = torch.zeros(SIZE), torch.zeros(SIZE), []
     places, then, history = [torch.zeros(SIZE)] * RANKS, torch.zeros(SIZE), []
     for step in range(STEPS):
-        under_way.append([gradient(place, step, rank) for rank, place in enumerate(places)])
+        pending.append([gradient(place, step, rank) for rank, place in enumerate(places)])
         if step >= delay:
-            mean = torch.stack(under_way.pop(0)).mean(0)
+            mean = torch.stack(pending.pop(0)).mean(0)
             if compensate == "curvature":
                 mean = mean + mean**2 * (w - then)
             then = w
@@ -69,7 +69,7 @@ def late_sgd(compensate, delay):
             w = w - LR * m
             places = [w] * RANKS
             if compensate == "prediction":
-                places = [ahead(w, m, [rows[rank] for rows in under_way]) for rank in range(RANKS)]
+                places = [ahead(w, m, [rows[rank] for rows in pending]) for rank in range(RANKS)]
         history.append(w)
     return history
 
