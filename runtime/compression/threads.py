@@ -54,6 +54,13 @@ class ThreadGroup:
         self.sent["all_to_all"] += x.nbytes * (self.size - 1) // self.size
         return torch.stack([other[self.index] for other in self.gather_list(x)])
 
+    def exchange_rows(self, x: Tensor, sent: list[int], received: list[int]) -> Tensor:
+        self.sent["all_to_all"] += x.nbytes - x.split(sent)[self.index].nbytes
+        counts, rows = self.gather_list(torch.tensor(sent)), self.gather_list(x)
+        arrived = [row.split(n.tolist())[self.index] for row, n in zip(rows, counts, strict=True)]
+        assert [len(row) for row in arrived] == received
+        return torch.cat(arrived)
+
 
 def run_ranks(work: Callable[[GroupHierarchy], T], inner: int = 1, outer: int = 1) -> list[T]:
     """Run `work` on every rank of `outer` nodes of `inner` ranks; gives their results."""
