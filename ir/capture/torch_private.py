@@ -131,18 +131,14 @@ def fake_mode_of(tensor: torch.Tensor) -> FakeTensorMode:
 
 def constant_of(tensor: torch.Tensor) -> torch.Tensor | None:
     """The values of a fake tensor that was made of numbers of Python, as long as nothing wrote into it.
-
-    Without it, lengths that a factory states have no values where it was called without them.
-    """
+    Without it, lengths that a factory states have no values where it was called without them."""
     return tensor.constant if isinstance(tensor, FakeTensor) else tensor
 
 
 @contextlib.contextmanager
 def autocast_of_cpu() -> Iterator[None]:
     """`torch.autocast` for any device acts on fake tensors, which are those of a CPU; no public name
-    makes regions of another device do.
-
-    Without it, a region for GPUs casts nothing.
+    makes regions of another device do. Without it, a region for GPUs casts nothing.
     """
     original = torch.autocast.__init__
 
