@@ -138,7 +138,8 @@ def plain(op: Op, values, mesh: Mesh) -> list[Ranks]:
     ]
     outs = []
     for place in product(*map(range, sizes)):
-        outs.append([r.to_dense() for r in run_op(op, lambda v, at=place: operands[v].at(at))])
+        results = run_op(op, lambda v, at=place: operands[v].at(at))
+        outs.append([r if r is None else r.to_dense() for r in results])
     return [Ranks(sizes, shards=list(column)) for column in zip(*outs, strict=True)]
 
 
