@@ -33,7 +33,7 @@ from .bounds import ShapeBounds
 from .group_prices import GroupChoice, GroupPrices, GroupType
 from .layer_split import LayerSplit
 from .pipeline_times import PlacedStage, deal_micro_batches, replica_seconds, sync_seconds
-from .shapes import PlanShape, ReplicaShape, shapes
+from .shapes import PlanShape, ReplicaShape, near_parts, shapes
 from .to_plan import assemble_groups
 
 SIMULATED = 8  # best plans by the closed form
@@ -152,11 +152,11 @@ class MixedSearch:
 
     def shapes_by_bound(self) -> list[BoundedShape]:
         """Shapes and sizes of micro-batches, in order of their lower bounds."""
-        by_bound: list[BoundedShape] = []
+        by_bound, near = list[BoundedShape](), near_parts(self.cluster)
         for samples in self.micro_batch_sizes():
             single_devices = [GroupType(part, 1) for part in range(len(self.parts))]
             strength = [self.bounds.compute_rate([device], samples) for device in single_devices]
-            for shape in shapes(self.cluster, strength):
+            for shape in shapes(self.cluster, near, strength):
                 if len(shape) <= self.model.batch // samples:
                     bound = self.bounds.seconds(shape, samples)
                     by_bound.append(BoundedShape(bound, shape, samples))

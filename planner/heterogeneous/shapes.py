@@ -34,21 +34,33 @@ class PartGroups(NamedTuple):
     power: float
 
 
-def shapes(cluster: Cluster, strength: Sequence[float]) -> Iterator[PlanShape]:
-    """Every shape in every partition and in one region alone; `strength`: relative speed of one
-    device of each part."""
-    parts, wholes, graph = cluster.parts or (cluster,), partitions(cluster), link_graph(cluster)
+class NearParts(NamedTuple):
+    """Where pipelines stay: partitions of the parts and regions alone, and orders of their parts."""
+
+    partitions: tuple[Partition, ...]
+    orders: Mapping[Region, Sequence[tuple[int, ...]]]
+
+
+def near_parts(cluster: Cluster) -> NearParts:
+    """Every partition of a cluster and every region of several parts alone."""
+    wholes, graph = partitions(cluster), link_graph(cluster)
     regions = dict.fromkeys(region for whole in wholes for region in whole)
     orders = {region: paths(graph, region)[:MOST_ORDERS] for region in regions}
     alone = [(region,) for region in regions if len(region) > 1]
+    return NearParts(tuple(dict.fromkeys([*wholes, *alone])), orders)
+
+
+def shapes(cluster: Cluster, near: NearParts, strength: Sequence[float]) -> Iterator[PlanShape]:
+    """Every shape in every partition; `strength`: relative speed of one device of each part."""
+    parts = cluster.parts or (cluster,)
     seen: set[PlanShape] = set()
     for widths in widths_of_parts(parts):
         groups = [
             PartGroups(GroupType(part, width), parts[part].devices // width, width * strength[part])
             for part, width in enumerate(widths)
         ]
-        for partition in dict.fromkeys([*wholes, *alone]):
-            for shape in partition_shapes(groups, partition, orders):
+        for partition in near.partitions:
+            for shape in partition_shapes(groups, partition, near.orders):
                 short_enough = max(map(len, shape)) <= MOST_STAGES
                 if short_enough and all(shape) and shape not in seen:
                     seen.add(shape)

@@ -9,7 +9,7 @@ from plait.cost_model.hardware import load_any_cluster
 from plait.ir.devices.cluster import PartLink
 from plait.ir.devices.mixed import mixed_cluster
 from plait.planner.heterogeneous.regions import link_graph, partitions, paths
-from plait.planner.heterogeneous.shapes import shapes
+from plait.planner.heterogeneous.shapes import near_parts, shapes
 
 
 def cluster(parts, gigabytes, slow=0.2):
@@ -55,7 +55,8 @@ def test_paths_go_along_fast_links():
 
 def test_replicas_stay_in_regions_and_a_region_may_be_alone():
     zones = cluster(4, {(0, 2): 12, (1, 3): 12})
-    regions = [[{group.part for group in row} for row in shape] for shape in shapes(zones, [1] * 4)]
+    found = shapes(zones, near_parts(zones), [1] * 4)
+    regions = [[{group.part for group in row} for row in shape] for shape in found]
     assert [{0, 2}] in regions
     assert [{0, 2}, {1, 3}] in regions
     assert any(set().union(*rows) == {0, 1, 2, 3} for rows in regions)

@@ -16,7 +16,7 @@ from plait.ir.text.plan import parse_plan, print_plan
 from plait.planner import PlanOptions, plan
 from plait.planner.heterogeneous.group_prices import GroupPrices, GroupType
 from plait.planner.heterogeneous.layer_split import LayerSplit
-from plait.planner.heterogeneous.shapes import shapes
+from plait.planner.heterogeneous.shapes import near_parts, shapes
 from plait.planner.question.options import optimizer_states
 from plait.tests import zoo
 
@@ -100,7 +100,7 @@ def test_cuts_of_a_line_are_as_even_as_can_be(model):
 
 def test_shapes_use_every_device_once():
     cluster = load_any_cluster("3xh100+5xa100-80")
-    found = list(shapes(cluster, (2.0, 1.0)))
+    found = list(shapes(cluster, near_parts(cluster), (2.0, 1.0)))
     assert len(found) == len(set(found)) > 10
     for shape in found:
         for number, part in enumerate(cluster.parts):
