@@ -15,6 +15,7 @@ from ..passes import Observer, run
 from .assemble import Assemble
 from .decompositions import bags as _bags  # noqa: F401  (registers its rules)
 from .decompositions import draws as _draws  # noqa: F401  (registers its rules)
+from .decompositions import gamma as _gamma  # noqa: F401  (registers its rules)
 from .decompositions import recurrent as _recurrent  # noqa: F401  (registers its rules)
 from .decompositions.decompose import Decompose
 from .differentiate import Differentiate

@@ -181,6 +181,10 @@ def _record(
         fake_batch = batches.rebuild(batch, fakes.__getitem__)
     for path, tensor in batches.leaves(batch):
         branches.known.take(fakes[path], tensor)
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for item, fake in zip(parameters, fake_state, strict=True):
+        if item.kind == "buffer":
+            branches.known.take(fake, tensors[item.name], item.name)
 
     def run(state: list[torch.Tensor], batch_tensors: list[torch.Tensor]) -> list[torch.Tensor]:
         hooked_parameters(
@@ -193,14 +197,13 @@ def _record(
         else:
             returned = outputs.take(output)
             results = [stand_in_loss(returned), *returned]
-        results[0] = guarded(results[0], branches.known)
         write_rebound(before)
+        results[0] = guarded(results[0], branches.known)
         refuse_own_gradients(
             [(p.name, t, p.trainable) for p, t in zip(parameters, state, strict=True)]
         )
         return results
 
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     replacements = dict(zip((p.name for p in parameters), fake_state, strict=True))
     with contextlib.ExitStack() as stack:
         stack.enter_context(_with_tensors(model, parameters, replacements))

@@ -138,11 +138,12 @@ def index_put(site: Site) -> Loops | None:
 
 @declare("aten.bucketize.Tensor", "aten.searchsorted.Tensor")
 def bucketize(site: Site) -> Loops | None:
-    """values and one sorted row of boundaries -> bucket of every value"""
+    """values and one sorted row of boundaries, or one of every row -> bucket of every value"""
     first = site.op.target == "aten.bucketize.Tensor"
     values, boundaries = (0, 1) if first else (1, 0)
-    if len(site.operands[boundaries].shape) != 1:
+    if len(site.operands) != 2:
         return None
     full = dim_names(site.operands[values].shape)
-    inputs = [full, ["v!"]] if first else [["v!"], full]
+    rows = full[:-1] if len(site.operands[boundaries].shape) > 1 else []
+    inputs = [full, ["v!"]] if first else [[*rows, "v!"], full]
     return loops(pattern(inputs, [full]), site, work="pointwise", flops=1)

@@ -93,7 +93,8 @@ TRANSCENDENTAL = (
     "aten.sinc.default", "aten.logit.default", "aten.polygamma.default", "aten.igamma.default",
     "aten.special_ndtri.default", "aten.special_log_ndtr.default", "aten.special_i1.default",
     "aten.special_i0e.default", "aten.special_i1e.default", "aten.special_erfcx.default",
-    "aten.special_entr.default", "aten.special_xlog1py.default",
+    "aten.special_entr.default", "aten.special_xlog1py.default", "aten._standard_gamma_grad.default",
+    "aten._dirichlet_grad.default",
 )
 # fmt: on
 # fmt: off

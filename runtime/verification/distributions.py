@@ -55,6 +55,29 @@ def _slope(
     return x * noise
 
 
+ROUNDS = 8
+
+
+def _of_gamma(result: Tensor, args: Any) -> Sequence[int]:
+    return (2 * ROUNDS + 1, *result.shape)
+
+
+def _gamma(u: Tensor, concentration: Tensor, *_: Any) -> Tensor:
+    """Marsaglia and Tsang (2000): the first of `ROUNDS` proposals that is accepted."""
+    d = torch.where(concentration < 1, concentration + 1, concentration) - 1 / 3
+    drawn, open_ = d.clone(), torch.ones_like(d, dtype=torch.bool)
+    for x, chance in zip(_normal(u[:ROUNDS]), u[ROUNDS : 2 * ROUNDS], strict=True):
+        v = (1 + x / (9 * d).sqrt()) ** 3
+        accepted = open_ & (v > 0) & (chance.log() < x**2 / 2 + d * (1 - v + v.log()))
+        drawn, open_ = torch.where(accepted, d * v, drawn), open_ & ~accepted
+    return torch.where(concentration < 1, drawn * u[-1] ** (1 / concentration), drawn)
+
+
+def _dirichlet(u: Tensor, concentration: Tensor, *_: Any) -> Tensor:
+    drawn = _gamma(u, concentration)
+    return drawn / drawn.sum(-1, keepdim=True)
+
+
 DISTRIBUTIONS: dict[Any, Distribution] = {
     ATEN.rand.default: Distribution(lambda u, *_: u),
     ATEN.rand_like.default: Distribution(lambda u, *_: u),
@@ -86,5 +109,7 @@ DISTRIBUTIONS: dict[Any, Distribution] = {
     getattr(ATEN.random_, "from"): Distribution(lambda u, x, low, high: _integers(u, low, high)),
     ATEN.randperm.default: Distribution(lambda u, _: torch.argsort(u)),
     ATEN.multinomial.default: Distribution(_categories, _of_chances),
+    ATEN._standard_gamma.default: Distribution(_gamma, _of_gamma),
+    ATEN._sample_dirichlet.default: Distribution(_dirichlet, _of_gamma),
     ATEN.rrelu_with_noise.default: Distribution(_slope),
 }

@@ -28,7 +28,9 @@ def draw(*targets: str) -> Callable[[RewriteRule], RewriteRule]:
     return decomposition(*targets)
 
 
-def _uniform(rewriter: Rewriter, shape: tuple[int, ...], dtype: str) -> tuple[Ref, TensorType]:
+def uniform_numbers(
+    rewriter: Rewriter, shape: tuple[int, ...], dtype: str
+) -> tuple[Ref, TensorType]:
     """Numbers in (0, 1), and their type."""
     wide = "float32" if dtype in NARROW else dtype
     kind = TensorType(shape, wide if wide.startswith("float") else "float64")
@@ -44,7 +46,7 @@ def _cast(rewriter: Rewriter, value: Ref, dtype: str) -> int:
     return rewriter.make("_to_copy.default", kind, value, dtype=f"dtype:{dtype}").value
 
 
-def _scaled(rewriter: Rewriter, value: Ref, factor: Argument, shift: Argument) -> Ref:
+def affine(rewriter: Rewriter, value: Ref, factor: Argument, shift: Argument) -> Ref:
     """value * factor + shift; both may be tensors."""
     kind = rewriter.types[value.value]
     for name, other, neutral in (("mul", factor, 1), ("add", shift, 0)):
@@ -62,7 +64,7 @@ def _positions(op: Op, first: int, *defaults: Argument) -> list[Argument]:
 @draw("aten.rand.default", "aten.rand.generator", "aten.rand_like.default")
 def rand(rewriter: Rewriter, op: Op) -> ResultValues | None:
     type_ = rewriter.types[op.results[0]]
-    drawn, _ = _uniform(rewriter, type_.shape, type_.dtype)
+    drawn, _ = uniform_numbers(rewriter, type_.shape, type_.dtype)
     return (_cast(rewriter, drawn, type_.dtype),)
 
 
@@ -73,16 +75,16 @@ def uniform(rewriter: Rewriter, op: Op) -> ResultValues | None:
     low, high = _positions(op, 1, 0.0, 1.0)[:2]
     assert isinstance(low, int | float)
     assert isinstance(high, int | float)
-    drawn, _ = _uniform(rewriter, type_.shape, type_.dtype)
-    return (_cast(rewriter, _scaled(rewriter, drawn, high - low, low), type_.dtype),)
+    drawn, _ = uniform_numbers(rewriter, type_.shape, type_.dtype)
+    return (_cast(rewriter, affine(rewriter, drawn, high - low, low), type_.dtype),)
 
 
 def _normal(rewriter: Rewriter, type_: TensorType, mean: Argument, deviation: Argument) -> Ref:
     """mean + deviation sqrt(2) erfinv(2 u - 1)"""
-    drawn, kind = _uniform(rewriter, type_.shape, type_.dtype)
-    centred = _scaled(rewriter, drawn, 2.0, -1.0)
-    standard = _scaled(rewriter, rewriter.make("erfinv.default", kind, centred), math.sqrt(2.0), 0)
-    return _scaled(rewriter, standard, deviation, mean)
+    drawn, kind = uniform_numbers(rewriter, type_.shape, type_.dtype)
+    centred = affine(rewriter, drawn, 2.0, -1.0)
+    standard = affine(rewriter, rewriter.make("erfinv.default", kind, centred), math.sqrt(2.0), 0)
+    return affine(rewriter, standard, deviation, mean)
 
 
 @draw("aten.randn.default", "aten.randn.generator", "aten.randn_like.default")
@@ -126,9 +128,9 @@ def exponential(rewriter: Rewriter, op: Op) -> ResultValues | None:
     type_ = rewriter.types[op.results[0]]
     (rate,) = _positions(op, 1, 1.0)[:1]
     assert isinstance(rate, int | float)
-    drawn, kind = _uniform(rewriter, type_.shape, type_.dtype)
+    drawn, kind = uniform_numbers(rewriter, type_.shape, type_.dtype)
     logarithm = rewriter.make("log.default", kind, drawn)
-    return (_cast(rewriter, _scaled(rewriter, logarithm, -1.0 / rate, 0), type_.dtype),)
+    return (_cast(rewriter, affine(rewriter, logarithm, -1.0 / rate, 0), type_.dtype),)
 
 
 @draw("aten.cauchy_.default", "aten.cauchy.default")
@@ -136,10 +138,10 @@ def cauchy(rewriter: Rewriter, op: Op) -> ResultValues | None:
     """median + width tan(π (u - 1/2))"""
     type_ = rewriter.types[op.results[0]]
     median, width = _positions(op, 1, 0.0, 1.0)[:2]
-    drawn, kind = _uniform(rewriter, type_.shape, type_.dtype)
-    angle = _scaled(rewriter, drawn, math.pi, -math.pi / 2)
+    drawn, kind = uniform_numbers(rewriter, type_.shape, type_.dtype)
+    angle = affine(rewriter, drawn, math.pi, -math.pi / 2)
     tangent = rewriter.make("tan.default", kind, angle)
-    return (_cast(rewriter, _scaled(rewriter, tangent, width, median), type_.dtype),)
+    return (_cast(rewriter, affine(rewriter, tangent, width, median), type_.dtype),)
 
 
 @draw("aten.geometric_.default", "aten.geometric.default")
@@ -148,9 +150,9 @@ def geometric(rewriter: Rewriter, op: Op) -> ResultValues | None:
     type_ = rewriter.types[op.results[0]]
     chance = op.args[1]
     assert isinstance(chance, float)
-    drawn, kind = _uniform(rewriter, type_.shape, type_.dtype)
+    drawn, kind = uniform_numbers(rewriter, type_.shape, type_.dtype)
     logarithm = rewriter.make("log.default", kind, drawn)
-    scaled = _scaled(rewriter, logarithm, 1.0 / math.log1p(-chance), 0)
+    scaled = affine(rewriter, logarithm, 1.0 / math.log1p(-chance), 0)
     return (_cast(rewriter, rewriter.make("ceil.default", kind, scaled), type_.dtype),)
 
 
@@ -168,7 +170,7 @@ def bernoulli_of(rewriter: Rewriter, op: Op) -> ResultValues | None:
 
 def _below(rewriter: Rewriter, op: Op, chance: Argument) -> ResultValues | None:
     type_ = rewriter.types[op.results[0]]
-    drawn, kind = _uniform(rewriter, type_.shape, type_.dtype)
+    drawn, kind = uniform_numbers(rewriter, type_.shape, type_.dtype)
     truth = TensorType(kind.shape, "bool")
     form = "Tensor" if isinstance(chance, Ref) else "Scalar"
     return (_cast(rewriter, rewriter.make(f"lt.{form}", truth, drawn, chance), type_.dtype),)
@@ -193,16 +195,16 @@ def integers(rewriter: Rewriter, op: Op) -> ResultValues | None:
     low, high = 0 if first is None else op.args[first], op.args[last]
     assert isinstance(low, int)
     assert isinstance(high, int)
-    drawn, kind = _uniform(rewriter, type_.shape, "float64")
-    steps = rewriter.make("floor.default", kind, _scaled(rewriter, drawn, high - low, 0))
-    return (_cast(rewriter, _scaled(rewriter, steps, 1, low), type_.dtype),)
+    drawn, kind = uniform_numbers(rewriter, type_.shape, "float64")
+    steps = rewriter.make("floor.default", kind, affine(rewriter, drawn, high - low, 0))
+    return (_cast(rewriter, affine(rewriter, steps, 1, low), type_.dtype),)
 
 
 @draw("aten.randperm.default")
 def permutation(rewriter: Rewriter, op: Op) -> ResultValues | None:
     """The order of u"""
     type_ = rewriter.types[op.results[0]]
-    drawn, _ = _uniform(rewriter, type_.shape, "float64")
+    drawn, _ = uniform_numbers(rewriter, type_.shape, "float64")
     order = rewriter.make("argsort.default", TensorType(type_.shape, "int64"), drawn)
     return (_cast(rewriter, order, type_.dtype),)
 
@@ -215,9 +217,9 @@ def categories(rewriter: Rewriter, op: Op) -> ResultValues | None:
     type_ = rewriter.types[chances]
     if again is True and count != 1:
         return _with_replacement(rewriter, Ref(chances), result)
-    drawn, kind = _uniform(rewriter, type_.shape, type_.dtype)
+    drawn, kind = uniform_numbers(rewriter, type_.shape, type_.dtype)
     logarithm = rewriter.make("log.default", kind, drawn)
-    waited = _scaled(rewriter, logarithm, -1.0, 0)
+    waited = affine(rewriter, logarithm, -1.0, 0)
     keys = rewriter.make("div.Tensor", kind, Ref(chances), waited)
     best = TensorType(result.shape, kind.dtype)
     _, places = rewriter.emit("aten.topk.default", (keys, count, -1), best, result)
@@ -226,7 +228,7 @@ def categories(rewriter: Rewriter, op: Op) -> ResultValues | None:
 
 def _with_replacement(rewriter: Rewriter, chances: Ref, result: TensorType) -> ResultValues:
     type_ = rewriter.types[chances.value]
-    drawn, kind = _uniform(rewriter, result.shape, type_.dtype)
+    drawn, kind = uniform_numbers(rewriter, result.shape, type_.dtype)
     batch, classes, count = type_.shape[:-1], type_.shape[-1], result.shape[-1]
     steps = rewriter.make("cumsum.default", type_, chances, -1)
     total = rewriter.make(
@@ -274,15 +276,15 @@ def _dropped(rewriter: Rewriter, op: Op, channels: bool, alpha: bool) -> ResultV
     shape = type_.shape
     if channels:
         shape = (*shape[:2], *(1,) * (len(shape) - 2))
-    drawn, _ = _uniform(rewriter, shape, type_.dtype)
+    drawn, _ = uniform_numbers(rewriter, shape, type_.dtype)
     present = rewriter.make("lt.Scalar", TensorType(shape, "bool"), drawn, 1.0 - rate)
     mask = Ref(_cast(rewriter, present, type_.dtype))
     if not alpha:
-        mask = _scaled(rewriter, mask, 1.0 / (1.0 - rate), 0)
+        mask = affine(rewriter, mask, 1.0 / (1.0 - rate), 0)
         return (rewriter.make("mul.Tensor", type_, Ref(x), mask).value,)
     scale = 1.0 / math.sqrt((ALPHA**2 * rate + 1.0) * (1.0 - rate))
-    shift = _scaled(rewriter, mask, ALPHA * scale, -ALPHA * scale + ALPHA * scale * rate)
-    factor = _scaled(rewriter, mask, scale, 0)
+    shift = affine(rewriter, mask, ALPHA * scale, -ALPHA * scale + ALPHA * scale * rate)
+    factor = affine(rewriter, mask, scale, 0)
     product = rewriter.make("mul.Tensor", type_, Ref(x), factor)
     return (rewriter.make("add.Tensor", type_, product, shift).value,)
 
@@ -296,8 +298,8 @@ def random_slope(rewriter: Rewriter, op: Op) -> ResultValues | None:
     assert isinstance(high, int | float)
     if not train:
         return (rewriter.make("leaky_relu.default", type_, Ref(x), (low + high) / 2).value,)
-    drawn, _ = _uniform(rewriter, type_.shape, type_.dtype)
-    slope = Ref(_cast(rewriter, _scaled(rewriter, drawn, high - low, low), type_.dtype))
+    drawn, _ = uniform_numbers(rewriter, type_.shape, type_.dtype)
+    slope = Ref(_cast(rewriter, affine(rewriter, drawn, high - low, low), type_.dtype))
     negative = rewriter.make("le.Scalar", TensorType(type_.shape, "bool"), Ref(x), 0)
     scaled = rewriter.make("mul.Tensor", type_, Ref(x), slope)
     return (rewriter.make("where.self", type_, negative, scaled, Ref(x)).value,)

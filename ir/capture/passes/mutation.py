@@ -93,7 +93,9 @@ class AliasTracker:
             if parameter.trainable:
                 raise TraceError(
                     f"the forward writes into parameter {parameter.name}; only buffers and frozen "
-                    "parameters may change"
+                    "parameters may change. Change it under torch.no_grad() behind the optimizer's step "
+                    "(as for max_norm of embeddings: embedding_renorm_), or use what it would be: "
+                    "weight * scale"
                 )
             self.graph.parameters[tensor] = msgspec.structs.replace(parameter, kind="buffer")
         if parameter is not None and parameter.kind == "constant":

@@ -122,15 +122,16 @@ def _small_module(result: Any) -> nn.Module | None:
 
 
 def _has_few_numbers(result: Any) -> bool:
-    """Whether the batch of a small model has lengths or grids without values, which its code may ask
-    for."""
-    if _small_module(result) is None or len(result) < 2:
+    """Whether a small model has lengths, grids or bounds without values, which its code may ask for, in
+    its batch or in buffers."""
+    module = _small_module(result)
+    if module is None or len(result) < 2:
         return False
     return any(
         not t.is_floating_point()
         and t.numel() <= MAXIMUM_GIVEN
         and (t.is_meta or constant_of(t) is None)
-        for _, t in batches.leaves(result[1])
+        for t in (*(leaf for _, leaf in batches.leaves(result[1])), *module.buffers())
     )
 
 

@@ -30,6 +30,7 @@ PLACES = {"where", "nonzero", "argwhere"}
 LITERALS = {"tensor": 0, "new_tensor": 1, "as_tensor": 0}  # where numbers stand
 READS = {"__bool__", "item", "tolist", "__int__", "__float__", "__index__", "numpy"}
 NUMBERS = {"item", "tolist", "__int__", "__float__", "__index__"}
+EXACT = {"__int__", "__float__", "__index__"}
 
 
 class Branch(NamedTuple):
@@ -96,7 +97,7 @@ class Branches(TorchFunctionMode):
             if isinstance(args, Tensor):
                 return args
         if name in SHAPED:
-            args = (args[0], *tree_map(self.number_of, args[1:]))
+            args = (args[0], *tree_map(self.told, args[1:]))
         if name in SIZED and self.all_known(args, kwargs) and (name != "where" or len(args) == 1):
             return self.constant(self.known.run(func, args, kwargs))
         result = func(*args, **kwargs)
@@ -125,7 +126,7 @@ class Branches(TorchFunctionMode):
     def indexed(self, x: Tensor, index: Any) -> Any:
         """The arguments of `x[index]`, where masks that are known are places; or rows of a mask."""
         parts = index if isinstance(index, tuple) else (index,)
-        parts = tuple(self.number_of(p) for p in parts)
+        parts = tuple(self.bounds(p) if isinstance(p, slice) else self.number_of(p) for p in parts)
         index = parts if isinstance(index, tuple) else parts[0]
         scalar = [n for n, p in enumerate(parts) if _is_scalar_index(p)]
         if scalar and all(p is None or isinstance(p, slice | Tensor) for p in parts):
@@ -149,22 +150,40 @@ class Branches(TorchFunctionMode):
         value = self.known.value(part) if whole else None
         return part if value is None else int(value)
 
+    def told(self, part: Any) -> Any:
+        """A size: the number that it is, or that the batch or a buffer says it is."""
+        part = self.number_of(part)
+        whole = isinstance(part, Tensor) and part.dim() == 0 and part.dtype == torch.int64
+        value = self.known.given(part, current_user_line()) if whole else None
+        return part if value is None else int(value)
+
+    def bounds(self, part: slice) -> slice:
+        return slice(self.told(part.start), self.told(part.stop), self.told(part.step))
+
     def read(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
         """The value that the code asks for; by `func` where nothing says it, which raises."""
         tensor = args[0]
         value = self.known.value(tensor)
-        if value is None and name in NUMBERS and tensor.dtype != torch.bool:
+        if value is None and self.is_told(name, tensor):
             value = self.known.given(tensor, current_user_line())
         if value is not None:
             with outside_modes():
                 return getattr(value, name)(*args[1:], **kwargs)
         if name == "tolist" and tensor.dim() == 1 and tensor.dtype == torch.int64:
-            return [Number(n, self.decide) for n in tensor.unbind(0)]
+            return [Number(n, self) for n in tensor.unbind(0)]
         if tensor.numel() != 1 or name not in ("__bool__", "item"):
             return func(*args, **kwargs)
         if name == "__bool__" or tensor.dtype == torch.bool:
             return self.decide(tensor)
-        return Number(tensor, self.decide)
+        return Number(tensor, self)
+
+    def is_told(self, name: str, tensor: Tensor) -> bool:
+        """Whether code that asks like this gets a number of Python: of a buffer, which may change, only
+        where nothing else will do."""
+        if tensor.dtype == torch.bool or name not in NUMBERS:
+            return False
+        of_buffer = bool(self.known.buffers.get(id(tensor)))
+        return not of_buffer or name in EXACT or (name == "tolist" and tensor.dim() != 1)
 
     def equal(self, x: Tensor, y: Tensor) -> bool:
         """`torch.equal`: by shapes, by values that are known, else a branch."""

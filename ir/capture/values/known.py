@@ -53,6 +53,8 @@ class KnownValues:
         self.truths: dict[int, tuple[Tensor, bool]] = {}
         self.units: dict[int, Tensor] = {}  # random numbers in [0, 1)
         self.of_batch: dict[int, tuple[Tensor, Tensor]] = {}
+        self.buffers: dict[int, frozenset[str]] = {}  # that a tensor is computed from
+        self.changed: set[str] = set()
         self.guards: dict[int, ToldValue] = {}
 
     def value(self, tensor: Any) -> Tensor | None:
@@ -60,12 +62,15 @@ class KnownValues:
         pair = self.values.get(id(tensor))
         return None if pair is None else pair[1]
 
-    def take(self, tensor: Tensor, given: Tensor) -> None:
-        """Note the value of an input of the batch, of which few whole numbers are given."""
-        small = given.numel() <= MAXIMUM_GIVEN and not given.is_floating_point()
+    def take(self, tensor: Tensor, given: Tensor, buffer: str = "") -> None:
+        """Note the value of an input of the batch, of which few whole numbers are given, or of a
+        `buffer` of few numbers."""
+        small = given.numel() <= MAXIMUM_GIVEN and (buffer or not given.is_floating_point())
         value = constant_of(given) if small and not given.is_meta else None
         if value is not None and not given.is_complex() and given.shape == tensor.shape:
             self.of_batch[id(tensor)] = tensor, value.detach().cpu().clone()
+            if buffer:
+                self.buffers[id(tensor)] = frozenset([buffer])
 
     def assumed(self, tensor: Any) -> Tensor | None:
         """The value of a constant, or of what is computed from the batch that was given."""
@@ -79,6 +84,15 @@ class KnownValues:
             return None
         self.guards.setdefault(id(tensor), ToldValue(*pair, line))
         return pair[1]
+
+    def same(self, tensor: Tensor, other: Tensor) -> Tensor:
+        """`tensor`, which has the value of another one."""
+        if id(other) in self.of_batch:
+            with outside_modes():
+                value = self.of_batch[id(other)][1].reshape(tensor.shape)
+            self.of_batch[id(tensor)] = tensor, value
+            self.buffers[id(tensor)] = self.buffers.get(id(other), frozenset())
+        return tensor
 
     def truth(self, tensor: Any) -> bool | None:
         """Whether a boolean is true, where a rule says so."""
@@ -99,6 +113,7 @@ class KnownValues:
         tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         known = [self.value(t) for t in tensors]
         if _writes(name, kwargs):
+            self.changed |= self.buffers.get(id(tensors[0]), frozenset()) if tensors else set()
             self.written(func, args, kwargs, known, tensors)
         elif (
             name in LIKE
@@ -128,9 +143,13 @@ class KnownValues:
             values = tree_leaves(self.run(func, args, kwargs))
         except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError):
             return  # what cannot be computed beside the recording has no value
+        read = [self.buffers.get(id(t)) for t in tree_leaves((args, kwargs))]
+        buffers = frozenset[str]().union(*filter(None, read))
         for tensor, value in zip(leaves, values, strict=False):
             if isinstance(value, Tensor) and value.shape == tensor.shape:
                 values_of[id(tensor)] = tensor, value
+                if buffers:
+                    self.buffers[id(tensor)] = buffers
 
     def run(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """A call on real tensors; those without values are empty ones, which only lend their shape."""

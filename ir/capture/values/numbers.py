@@ -10,21 +10,31 @@ import contextlib
 import math
 import operator
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy
 from torch import Tensor
 
 from ...errors import TraceError
 from ..locate import current_user_line
-from ..torch_private import tree_map
+from ..torch_private import outside_modes, tree_map
+from .known import KnownValues
+
+
+class Answers(Protocol):
+    """Values that are known, and whether a boolean tensor is true."""
+
+    known: KnownValues
+
+    def decide(self, tensor: Tensor) -> bool: ...
 
 
 class Number:
-    """What `tensor.item()` gives; `decide` says whether a boolean tensor is true."""
+    """What `tensor.item()` gives; the answers are those of the recording."""
 
-    def __init__(self, tensor: Tensor, decide: Callable[[Tensor], bool]) -> None:
-        self.tensor, self.decide = tensor.detach().reshape(()), decide
+    def __init__(self, tensor: Tensor, answers: Answers) -> None:
+        self.tensor, self.answers = tensor.detach().reshape(()), answers
+        answers.known.same(self.tensor, tensor)
 
     @classmethod
     def __torch_function__(
@@ -33,26 +43,45 @@ class Number:
         return func(*as_tensors(args), **as_tensors(kwargs or {}))
 
     def _computed(self, operation: Callable[..., Any], *others: Any) -> Any:
-        return Number(operation(self.tensor, *as_tensors(others)), self.decide)
+        return Number(operation(self.tensor, *as_tensors(others)), self.answers)
 
     def _compared(self, operation: Callable[..., Any], other: Any) -> bool:
-        return self.decide(operation(self.tensor, as_tensors(other)))
+        return self.answers.decide(operation(self.tensor, as_tensors(other)))
 
     def __bool__(self) -> bool:
-        return self.decide(self.tensor != 0)
+        return self.answers.decide(self.tensor != 0)
 
     def __format__(self, format_spec: str) -> str:
         return "a number"
 
-    def _refuse(self) -> Any:
+    def _value(self) -> Any:
+        """The number of a batch or of a buffer as it is now, which every step checks."""
+        line = current_user_line()
+        value = self.answers.known.given(self.tensor, line)
+        if value is not None:
+            with outside_modes():
+                return value.item()
         raise TraceError(
-            f"{current_user_line()}: the computation depends on values of tensors which a compiled "
+            f"{line}: the computation depends on values of tensors which a compiled "
             "program cannot know in advance: what .item() gives may be computed with and compared, and "
             "is no size, index or argument of a function of Python. Keep it a tensor, or pass it in "
             "the batch as a number"
         )
 
-    __float__ = __int__ = __index__ = __round__ = __hash__ = _refuse  # type: ignore[assignment]
+    def __float__(self) -> float:
+        return float(self._value())
+
+    def __int__(self) -> int:
+        return int(self._value())
+
+    def __index__(self) -> int:
+        return operator.index(self._value())
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return round(self._value(), digits)
+
+    def __hash__(self) -> int:
+        return hash(self._value())
 
 
 def _forwards(name: str) -> Callable[..., Any]:

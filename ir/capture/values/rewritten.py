@@ -12,6 +12,7 @@ from ...errors import TraceError
 from ..locate import current_user_line
 from ..operators.checked import OPS
 from .gradients import gradients
+from .spectra import istft, stft
 
 BEYOND = "the program was made for numbers below {count} here, the minlength of this bincount"
 
@@ -76,6 +77,8 @@ REWRITTEN: dict[str, Callable[..., Any]] = {
     "bincount": _bincount,
     "cov": _covariance,
     "corrcoef": _correlation,
+    "stft": stft,
+    "istft": istft,
 }
 
 

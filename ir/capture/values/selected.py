@@ -263,6 +263,8 @@ class Selections:
         parts = index if isinstance(index, tuple | list) else (index,)
         selections = [self.selection(p) for p in parts]
         by_mask = len(parts) == 1 and isinstance(parts[0], Tensor) and parts[0].dtype == torch.bool
+        if _is_row_and_column(x, parts, selections):
+            return self.written_columns(x, parts, rows, add)
         if by_mask and selections[0] is None:
             mask, dims = parts[0], tuple(range(parts[0].dim()))
         elif any(s is None or s.place is None for s in selections):
@@ -276,6 +278,15 @@ class Selections:
                 raise _refused("writing of rows that another mask selects")
             rows = self.widened(rows)
         return write_rows(x, Places(mask, dims), rows, add)
+
+    def written_columns(self, x: Tensor, parts: Any, rows: Any, add: bool) -> Tensor:
+        """x [n c] with one column of every row of a mask set to a number, or added to."""
+        selection, (_, column, value), _ = self.aligned((*parts, rows), {})
+        mask = selection.mask
+        place = torch.where(mask, column, 0)[:, None]
+        before = x.gather(1, place)[:, 0]
+        after = before + value if add else torch.as_tensor(value, dtype=x.dtype)
+        return x.scatter(1, place, torch.where(mask, after, before)[:, None])
 
     def write_by_name(self, name: str, args: Any, kwargs: Any) -> Tensor:
         x = args[0]
@@ -335,6 +346,17 @@ class Selections:
         ignored = kwargs.get("ignore_index", IGNORED)
         labels = torch.where(mask.reshape(-1), labels, ignored)
         return functional.cross_entropy(logits, labels, *rest, **kwargs)
+
+
+def _is_row_and_column(x: Tensor, parts: Any, selections: list[Selection | None]) -> bool:
+    """Whether `x[i, j]` has the rows of a mask of one dimension, and a column of each."""
+    if x.dim() != 2 or len(parts) != 2 or None in selections:
+        return False
+    row, column = (s for s in selections if s is not None)
+    rows_of_x = row.whole and row.mask.dim() == 1 and row.mask.shape[0] == x.shape[0]
+    return (
+        rows_of_x and row.place == 0 and column.place is None and not parts[1].is_floating_point()
+    )
 
 
 def _filled(rows: Tensor, mask: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import distributions, nn
 from torch.nn import functional as F
 
 from plait.ir.capture import execute, trace
@@ -47,6 +47,8 @@ DRAWS = {
     "alpha_dropout": lambda x: F.alpha_dropout(x + 1, 0.4, True),
     "dropout1d": lambda x: F.dropout1d(x[:, None] + 1, 0.4, True),
     "rrelu": lambda x: F.rrelu(x - 1, training=True),
+    "gamma": lambda x: distributions.Gamma(2 * x + 0.2, 2.0, False).sample() / 2,
+    "beta": lambda x: distributions.Beta(x + 0.4, 0.7 + x, False).sample(),
     "gumbel": lambda x: F.gumbel_softmax(x, 0.5),
 }
 

@@ -108,14 +108,23 @@ def diagonals(x):
     return square.exp().mean() * counts.max() + related
 
 
-def test_diagonals_counts_and_covariances() -> None:
+def spectra(x):
+    signal, window = x.reshape(2, 12), torch.hann_window(6, dtype=x.dtype) + 0.1
+    spectrum = torch.stft(signal, 8, 3, 6, window, normalized=True, return_complex=True)
+    back = torch.istft(spectrum * 2, 8, 3, 6, window, normalized=True, length=12)
+    whole = torch.stft(signal[0], 6, center=False, onesided=False, return_complex=False)
+    return back.square().mean() + spectrum.abs().mean() + whole[..., 1].square().sum()
+
+
+@pytest.mark.parametrize("computed", [diagonals, spectra])
+def test_functions_in_terms_of_others(computed) -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.linear = nn.Linear(6, 6).double()
 
         def forward(self, x):
-            return diagonals(self.linear(x))
+            return computed(self.linear(x))
 
     module, x = Net(), torch.randn(4, 6, dtype=torch.float64) / 4
     loss, gradients, _ = execute(
