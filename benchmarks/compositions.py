@@ -177,7 +177,7 @@ def again(rows: Sequence[Row]) -> Iterable[Row]:
 
 def row_of(name: str, ranks: int, outcome: Outcome, seed: int) -> Row:
     verdict = outcome.verdict
-    wrong = str(verdict) if outcome.mismatch else ""
+    wrong = "" if verdict is None or verdict.passed else str(verdict)
     notes = verdict.notes if verdict is not None else ()
     return Row(name, ranks, outcome.trial.composition, outcome.refused, wrong, notes, seed)
 

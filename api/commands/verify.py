@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ...ir.errors import LimitError, MismatchError, UsageError, VerifyError
+from ...ir.errors import MismatchError, UsageError, VerifyError
 from .arguments import add_json, add_source, source_of
 from .output import note, print_json
 
@@ -66,7 +66,6 @@ def run(arguments: argparse.Namespace) -> int:
         return _run_fuzz(arguments)
     if arguments.plan is None:
         raise UsageError("verify needs PLAN and SOURCE; for random plans of SOURCE: --fuzz N")
-    from ...runtime.launch.launch import LaunchError
     from ...runtime.launch.scratch import scratch_folder
     from ...runtime.verification.verify import verify
 
@@ -86,13 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
             note(line)
         for verdict in verdicts:
             print(verdict)
-    causes = {verdict.cause for verdict in verdicts}
-    if "time" in causes:
-        raise LimitError(f"time is up: no result after --timeout {arguments.timeout:g} s")
-    if "start" in causes:
-        raise LaunchError("ranks could not start, so that nothing was verified")
-    if not passed:
-        raise VerifyError(f"{case.target.name}: the program differs from one process")
+    for verdict in verdicts:
+        verdict.require()
     return 0
 
 
@@ -195,6 +189,7 @@ def _run_fuzz(arguments: argparse.Namespace) -> int:
     trials = [Trial(composition, source, model) for composition in drawn]
     with scratch_folder("fuzz") as scratch:
         outcomes = verify_trials(trials, ranks, scratch, arguments.timeout)
+    failures = [o.verdict for o in outcomes if o.verdict is not None and o.verdict.failure]
     mismatches = [outcome for outcome in outcomes if outcome.mismatch]
     refused = sum(bool(outcome.refused) for outcome in outcomes)
     if arguments.json:
@@ -202,6 +197,7 @@ def _run_fuzz(arguments: argparse.Namespace) -> int:
             {
                 "tried": len(outcomes),
                 "refused": refused,
+                "failures": len(failures),
                 "mismatches": len(mismatches),
                 "outcomes": [_fuzz_json(outcome) for outcome in outcomes],
             }
@@ -211,9 +207,12 @@ def _run_fuzz(arguments: argparse.Namespace) -> int:
             print(outcome.verdict or f"{outcome.trial.composition}: refused: {outcome.refused}")
         for line in {n for o in outcomes if o.verdict for n in o.verdict.notes}:
             note(line)
-        print(f"{len(outcomes)} tried, {refused} refused, {len(mismatches)} mismatches")
+        counts = f"{refused} refused, {len(failures)} failed, {len(mismatches)} mismatches"
+        print(f"{len(outcomes)} tried, {counts}")
     if mismatches:
         raise VerifyError(f"{len(mismatches)} of {len(outcomes)} programs differ from one process")
+    for verdict in failures:
+        verdict.require()
     return 0
 
 

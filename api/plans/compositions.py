@@ -93,7 +93,9 @@ class Outcome(NamedTuple):
 
     @property
     def mismatch(self) -> bool:
-        return self.verdict is not None and not self.verdict.passed
+        """Whether the program ran and its numbers differ."""
+        verdict = self.verdict
+        return verdict is not None and not verdict.passed and not verdict.failure
 
 
 def draw(rng: random.Random, model: Model, ranks: int, choices: Choices) -> Composition:

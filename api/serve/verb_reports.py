@@ -247,10 +247,11 @@ class FuzzOutcome(ServeReport, frozen=True, omit_defaults=True):
 
 
 class FuzzReport(ServeReport, frozen=True):
-    """`plait verify --fuzz`."""
+    """`plait verify --fuzz`; `failures`: programs that gave no numbers, `mismatches`: other numbers."""
 
     tried: int
     refused: int
+    failures: int
     mismatches: int
     outcomes: list[FuzzOutcome]
 

@@ -27,6 +27,7 @@ from ..pricing.function_prices import CallPrice, FunctionPrices
 from ..pricing.stage_cost import StageCost, StrategyCost
 from ..question.candidate import CallPoint, RunPoint
 from ..question.strategy_space import axis_families, strategies
+from ..sharding.model_values import ModelValues
 
 
 class GroupType(NamedTuple):
@@ -75,8 +76,10 @@ class GroupPrices:
         optimizer: Optimizer,
         roles: tuple[str, ...],
         memory_bytes: int | None,
+        values: ModelValues | None = None,
     ) -> None:
         self.model, self.cluster, self.optimizer = model, cluster, optimizer
+        self.values = values or ModelValues(model)
         self.roles = tuple(r for r in roles if not ROLES[r].stages)
         self.memory_bytes = memory_bytes
         self.parts = cluster.parts or (cluster,)
@@ -87,7 +90,8 @@ class GroupPrices:
     def pricer(self, group_type: GroupType) -> CandidatePricer:
         """The candidate pricer of the devices of a group, taken for a cluster of their own."""
         execution = generated(self.optimizer, "", narrowest_item_bytes(self.model.parameters))
-        function_prices = FunctionPrices(self.model, self.group_cluster(group_type), execution)
+        cluster, values = self.group_cluster(group_type), self.values
+        function_prices = FunctionPrices(self.model, cluster, execution, values=values)
         return CandidatePricer(function_prices, self.model.batch, self.optimizer)
 
     def group_cluster(self, group_type: GroupType) -> Cluster:

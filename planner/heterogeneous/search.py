@@ -8,7 +8,7 @@ are its alternatives: every part alone, all as the slowest by family, the next m
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate, chain, islice, pairwise
 from math import inf
 from typing import NamedTuple
 
@@ -28,6 +28,8 @@ from ..question.options import PlanOptions, optimizer_states
 from ..question.strategy_space import divisors
 from ..search.driver import SearchSpace
 from ..search.families import with_families, with_terms
+from ..search.first_plan import first_fitting
+from ..search.price_cache import PriceCache
 from ..search.to_plan import assemble
 from .bounds import ShapeBounds
 from .group_prices import GroupChoice, GroupPrices, GroupType
@@ -63,11 +65,14 @@ class MixedSearch:
     def __init__(self, model: Model, cluster: Cluster, options: PlanOptions) -> None:
         self.model, self.cluster, self.options = model, cluster, options
         self.optimizer = optimizer_states(options, narrowest_item_bytes(model.parameters))
+        self.prices = PriceCache()
+        values = self.prices.values(model)
         self.group_prices = GroupPrices(
-            model, cluster, self.optimizer, options.roles, options.memory_bytes
+            model, cluster, self.optimizer, options.roles, options.memory_bytes, values
         )
         self.parts, self.bounds = self.group_prices.parts, ShapeBounds(self.group_prices)
         self.deadline = Deadline(options.time_limit_seconds)
+        self.unbounded = False  # some shapes have no bound: time was up
 
     def run(self) -> Plan:
         """The best mixed plan, or a faster plan for one part or for all as the slowest devices."""
@@ -87,9 +92,11 @@ class MixedSearch:
         plans = [self.plan_of(pipelines) for pipelines in mixed[:SIMULATED]]
         plans = [plan for plan in plans if plan.fits]
         if not plans and not alone:
-            raise self.no_plan()
+            alone = list(islice(self.first_plans(), 1))
+            if not alone:
+                raise self.no_plan()
         chosen = min([*alone, *plans], key=_step)
-        lower = min([one.bound for one in by_bound[:1]] + [_step(chosen)])
+        lower = 0.0 if self.unbounded else min([*(b.bound for b in by_bound[:1]), _step(chosen)])
         return replace(
             chosen,
             gap=max(0.0, 1 - lower / _step(chosen)) if chosen.groups else chosen.gap,
@@ -133,8 +140,10 @@ class MixedSearch:
 
     def plan_uniform(self, cluster: Cluster) -> Plan | None:
         """The plan for one uniform cluster, with its families where it has all devices; None where none
-        fits."""
-        space = SearchSpace.create(self.model, cluster, self.options)
+        fits or time is up."""
+        if self.deadline.passed():
+            return None
+        space = SearchSpace.create(self.model, cluster, self.options, self.prices)
         space.deadline = self.deadline
         space.run()
         if not space.fitting():
@@ -142,6 +151,15 @@ class MixedSearch:
         best = min(space.fitting(), key=space.sort_key)
         plan = assemble(space, best)
         return plan if cluster in self.parts else with_families(space, plan, best)
+
+    def first_plans(self) -> Iterator[Plan]:
+        """First plans for uniform clusters, the largest first, whether or not time is up."""
+        for cluster in reversed(self.uniform_clusters()):
+            space = SearchSpace.create(self.model, cluster, self.options, self.prices)
+            first = first_fitting(space)
+            if first is not None:
+                space.deadline, space.candidates = self.deadline, [first]
+                yield assemble(space, first)
 
     def micro_batch_sizes(self) -> list[int]:
         """Sizes of micro-batches in samples, large ones first."""
@@ -151,16 +169,19 @@ class MixedSearch:
         return sizes if fixed is None else [b for b in sizes if batch // b == fixed]
 
     def shapes_by_bound(self) -> list[BoundedShape]:
-        """Shapes and sizes of micro-batches, in order of their lower bounds."""
+        """Shapes and sizes of micro-batches, in order of their lower bounds; as many as time allows."""
         by_bound, near = list[BoundedShape](), near_parts(self.cluster)
         for samples in self.micro_batch_sizes():
             single_devices = [GroupType(part, 1) for part in range(len(self.parts))]
             strength = [self.bounds.compute_rate([device], samples) for device in single_devices]
             for shape in shapes(self.cluster, near, strength):
+                if self.deadline.passed():
+                    self.unbounded = True
+                    return sorted(by_bound, key=_simplest_first)
                 if len(shape) <= self.model.batch // samples:
                     bound = self.bounds.seconds(shape, samples)
                     by_bound.append(BoundedShape(bound, shape, samples))
-        return sorted(by_bound, key=lambda b: (b.bound, -b.samples, len(b.shape)))
+        return sorted(by_bound, key=_simplest_first)
 
     def shared_pipelines(self, shape: PlanShape, samples: int) -> SharedPipelines | None:
         """A shape with its layers split and its micro-batches dealt out; None where a pipeline cannot
@@ -231,6 +252,10 @@ class MixedSearch:
             for placed in replica
         ]
         return assemble_groups(self.group_prices, choices, self.options, pipelines.samples)
+
+
+def _simplest_first(one: BoundedShape) -> tuple[float, int, int]:
+    return one.bound, -one.samples, len(one.shape)
 
 
 def _step(plan: Plan) -> float:

@@ -56,9 +56,10 @@ class FunctionPrices:
         execution: ExecutionModel = GENERATED,
         activations: ActivationCompressor | None = None,
         tables: FunctionTables | None = None,
+        values: ModelValues | None = None,
     ) -> None:
         self.model, self.cluster, self.execution = model, cluster, execution
-        self.values = tables.shardings.values if tables else ModelValues(model)
+        self.values = tables.shardings.values if tables else values or ModelValues(model)
         self.functions, self.flow = self.values.functions, self.values.flow
         self.shardings = tables.shardings if tables else self.make_shardings()
         self.tables = tables or self.make_tables()

@@ -3,66 +3,104 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import gcd
+from itertools import islice
+from math import gcd, prod
 
+from ...ir.plan.memory_action import BASIC_ACTIONS
 from ...ir.plan.strategy import ROLES, Strategy
-from ..activations.ladder import memory_saving_candidates
+from ..activations.ladder import action_ladders, base_actions, climb
 from ..question.candidate import Candidate
 from ..question.deadline import Deadline
-from ..question.strategy_space import divisors
+from ..question.strategy_space import (
+    NEAR_DEVICES,
+    ModelAxes,
+    axis_families,
+    divisors,
+    inner_batch_degree,
+    with_experts,
+)
 from .driver import SearchSpace
 
-MOST_TRIED = 3  # strategies
+MOST_TRIED = 6  # strategies
 
 
 def first_fitting(space: SearchSpace) -> Candidate | None:
-    """The fastest of the smallest candidates that fit: state sharded over as many devices as the batch
-    allows, micro-batches of one sample, all memory actions. None where none of them fits, and for
-    pinned strategies, which leave nothing to choose. The time limit does not end it.
+    """The first of the smallest candidates that fits: state sharded over all devices, micro-batches of
+    one sample, the memory actions that save most. None where none of them fits, and for pinned
+    strategies, which leave nothing to choose. The time limit does not end it.
     """
     if space.options.pins:
         return None
-    for tried, strategy in enumerate(most_sharded(space)):
-        candidates = _smallest(space, strategy)
-        fitting = [c for c in candidates if c.peak_bytes <= space.memory_limit_bytes]
-        if fitting:
-            return min(fitting, key=space.sort_key)
-        if tried + 1 == MOST_TRIED:
-            break
+    for strategy in islice(most_sharded(space), MOST_TRIED):
+        for count in _micro_batch_counts(space, strategy):
+            base = space.uniform_candidates(strategy, [count])
+            fitting = [c for c in base if c.peak_bytes <= space.memory_limit_bytes]
+            smallest = min(fitting, key=space.sort_key) if fitting else _saving(space, base)
+            if smallest is not None:
+                return smallest
     return None
 
 
 def most_sharded(space: SearchSpace) -> Iterator[Strategy]:
-    """Strategies that shard most of the state over the batch axis, with stages or operators over what is
-    left of the devices; the largest batch axis comes first."""
-    batch_roles = [r for r in space.roles if ROLES[r].batch and not ROLES[r].experts]
-    if not batch_roles:
-        return
-    role = max(batch_roles, key=lambda r: len(ROLES[r].shards))
-    devices = space.cluster.devices
-    for degree in reversed(divisors(gcd(devices, space.pricer.global_batch))):
-        rest = devices // degree
-        inner = [r for r in space.roles if ROLES[r].stages and rest <= space.stages]
-        inner += [r for r in space.roles if ROLES[r].operators and not ROLES[r].sequence]
-        batch = ((role, degree),) if degree > 1 else ()
-        if rest == 1:
-            yield Strategy(batch)
-        for other in inner if rest > 1 else ():
-            axes = (other, rest)
-            yield Strategy((axes, *batch) if ROLES[other].stages else (*batch, axes))
+    """Strategies that shard most of the state over all devices, those first whose layers are priced
+    soonest: over the batch as far as it divides and over stages, then with experts apart, with operators
+    or tokens split, and with both, on few neighbours."""
+    roles = [r for r in space.roles if ROLES[r].batch and not ROLES[r].experts]
+    role = max(roles, key=lambda r: len(ROLES[r].shards), default=None)
+    staging = [r for r in space.roles if ROLES[r].stages]
+    for model_axes in _inner_axes(space):
+        rest = space.cluster.devices // prod(size for _, size in model_axes)
+        samples, remainder = divmod(space.pricer.global_batch, inner_batch_degree(model_axes))
+        degrees = divisors(gcd(rest, samples)) if role and not remainder else [1]
+        most_stages = space.stages if staging else 1
+        degrees = [d for d in degrees if rest // d <= most_stages]
+        sharded = role is not None and "parameter" in ROLES[role].shards
+        for degree in degrees[-1:] if sharded else dict.fromkeys((*degrees[:1], *degrees[-1:])):
+            axes = (*((r, rest // degree) for r in staging), (role or "", degree))
+            strategy = Strategy((*(a for a in axes if a[1] > 1), *model_axes))
+            if space.refusal(strategy) is None:
+                yield strategy
 
 
-def _smallest(space: SearchSpace, strategy: Strategy) -> list[Candidate]:
-    """Candidates of a strategy in micro-batches of one sample and at once, under all memory actions."""
-    samples = space.pricer.global_batch // strategy.batch_degree()
-    fixed = space.options.micro_batches
-    counts = [samples, 1] if fixed is None else [fixed]
-    candidates = space.uniform_candidates(strategy, list(dict.fromkeys(counts)))
-    return candidates + memory_saving_candidates(
-        candidates,
-        space.memory_limit_bytes,
-        space.pricer.candidate,
-        space.options.engine_actions,
-        Deadline(),
-        space.engine.allows_action,
+def _inner_axes(space: SearchSpace) -> Iterator[ModelAxes]:
+    """The largest axes inside a replica of every family, without and with an axis of experts."""
+    families = [_largest(family) for family in axis_families(space.cluster, space.roles)]
+    # split operators with tokens split between them come first
+    split = sorted(filter(None, families), key=len, reverse=True)
+    with_apart = [_largest(with_experts(space.cluster, space.roles, axes)) for axes in ((), *split)]
+    yield ()
+    yield from filter(None, (*with_apart[:1], *split, *with_apart[1:]))
+
+
+def _largest(family: list[ModelAxes]) -> ModelAxes:
+    """The largest axes of a family whose last one grows, on `NEAR_DEVICES` at most; none where there
+    are none."""
+    near = [axes for axes in family if max((n for _, n in axes), default=1) <= NEAR_DEVICES]
+    return near[-1] if near else ()
+
+
+def _micro_batch_counts(space: SearchSpace, strategy: Strategy) -> list[int]:
+    """Micro-batches of one sample, and all samples at once for what runs in no micro-batches."""
+    samples, fixed = (
+        space.pricer.global_batch // strategy.batch_degree(),
+        space.options.micro_batches,
     )
+    if fixed is not None:
+        return [fixed]
+    return [samples if space.pricer.call_prices.micro_batchable else 1]
+
+
+def _saving(space: SearchSpace, base: list[Candidate]) -> Candidate | None:
+    """Of candidates under the base actions that do not fit, the first that does under another action;
+    those that save most are tried first."""
+    allowed, limit = space.options.engine_actions, space.memory_limit_bytes
+    between = set(map(str, BASIC_ACTIONS)) <= set(allowed)  # keep and recompute were tried
+    ladders = action_ladders(allowed)[int(between) :]
+    first_action = str(base_actions(allowed)[0])
+    for candidate in (c for c in base if c.memory_text == first_action):
+        for ladder in ladders:
+            actions = [m for m in reversed(ladder) if space.engine.allows_action(m)]
+            for priced in climb(candidate, actions, limit, space.pricer.candidate, Deadline()):
+                if priced.peak_bytes <= limit:
+                    return priced
+    return None

@@ -16,6 +16,7 @@ from ..compression.collectives import CollectiveCompressor
 from ..pricing.candidate_pricer import CandidatePricer
 from ..pricing.function_prices import FunctionPrices
 from ..question.options import PlanOptions, optimizer_states
+from ..sharding.model_values import ModelValues
 
 MOST = 16  # prices of each kind that are kept; the oldest go
 
@@ -24,6 +25,7 @@ class PriceCache:
     """The prices of all models that one process plans."""
 
     def __init__(self) -> None:
+        self.model_values: dict[int, ModelValues] = {}
         self.function_prices: dict[object, FunctionPrices] = {}
         self.pricers: dict[object, CandidatePricer] = {}
         self.moved_pricers: dict[object, tuple[CandidatePricer, CandidatePricer]] = {}
@@ -40,7 +42,8 @@ class PriceCache:
         activations = ActivationCompressor(compress, options.quality)
         functions = digest((model, cluster, execution, compress, options.quality))
         if functions not in self.function_prices:
-            prices = FunctionPrices(model, cluster, execution, activations)
+            values = self.values(model)
+            prices = FunctionPrices(model, cluster, execution, activations, values=values)
             keep_recent(self.function_prices, functions, prices, MOST)
         key = functions, optimizer, options.optimizer
         if key not in self.pricers:
@@ -48,6 +51,14 @@ class PriceCache:
             pricer = CandidatePricer(prices, model.batch, optimizer, compressor)
             keep_recent(self.pricers, key, pricer, MOST)
         return self.pricers[key]
+
+    def values(self, model: Model) -> ModelValues:
+        """The facts on a model's values, which hold on every cluster."""
+        known = self.model_values.get(id(model))
+        if known is None:
+            known = ModelValues(model)  # keeps the model, so that no other one takes its place
+            keep_recent(self.model_values, id(model), known, MOST)
+        return known
 
     def moved(self, pricer: CandidatePricer, cluster: Cluster) -> CandidatePricer:
         """The pricer of the same model on another cluster, under the shardings that were found."""

@@ -14,11 +14,12 @@ import torch
 
 from ...ir.capture import Source, materialize
 from ...ir.capture.sources.configuration import default_dtype
+from ...ir.errors import PlaitError
 from ...ir.files.json_files import load
 from ...ir.lowering.cast import HALF_PRECISIONS, PRECISIONS, cast_model
 from ...ir.model.model import Model
 from ..comm.process_group import GroupPool
-from ..comm.watchdog import PATIENT
+from ..comm.watchdog import PATIENT, CommunicationError
 from ..launch.session import session
 from ..program import Program
 from ..state import unsharded
@@ -35,7 +36,7 @@ from .compare import (
 from .half_precision import in_half
 from .reference import in_its_precision, interpreted, reference, with_rounded_gradients
 from .training import Gradients, Reference, Training, training_of
-from .verify import EXACT, Job, Verdict, started_file
+from .verify import EXACT, Job, Raised, RankError, Verdict, raised_file, started_file
 
 Known = dict[tuple[object, ...], Reference]
 Built = dict[tuple[object, ...], Source]
@@ -50,10 +51,21 @@ def main(todo: str, results: str) -> None:
         started_file(Path(results)).touch()
         pool = GroupPool(rank, PATIENT)
         for job in jobs:
-            verdict = run(job, pool, known, built)
+            try:
+                verdict = run(job, pool, known, built)
+            except Exception as error:
+                raised_file(Path(results), rank).write_bytes(_raised(rank, error))
+                raise
             if rank == 0:
                 file.write(verdict.line())
                 file.flush()
+
+
+def _raised(rank: int, error: Exception) -> bytes:
+    """A rank's error as a file has it."""
+    code = error.exit_code if isinstance(error, PlaitError) else RankError.exit_code
+    text = f"{type(error).__name__}: {error}"
+    return msgspec.json.encode(Raised(rank, text, code, isinstance(error, CommunicationError)))
 
 
 def run(job: Job, pool: GroupPool, known: Known, built: Built) -> Verdict:

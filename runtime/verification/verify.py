@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from ...ir.errors import VerifyError
+from ...ir.errors import LimitError, PlaitError, VerifyError
 from ..launch.launch import LaunchError, launch
 from ..launch.scratch import scratch_folder
 
@@ -18,9 +18,10 @@ TOLERANCE = 1e-9
 EXACT = (TOLERANCE, TOLERANCE, TOLERANCE)  # of loss, gradients and parameters
 
 
-Cause = Literal["program", "time", "start"]
+Cause = Literal["program", "rank", "time", "start"]
 CAUSES: dict[Cause, str] = {
     "program": "the program failed",
+    "rank": "a rank raised an error",
     "time": "time is up",
     "start": "ranks could not start",
 }
@@ -48,13 +49,38 @@ class Job(msgspec.Struct, frozen=True):
     lossy: bool = False
 
 
+class RankError(PlaitError):
+    """A rank of a program raised an error; the exit code is that of the error's kind."""
+
+    exit_code = 1
+
+
+class Raised(msgspec.Struct, frozen=True):
+    """The error that a rank raised: its kind and message, the exit code of its kind, and whether the
+    rank only lost another one."""
+
+    rank: int
+    text: str
+    exit_code: int
+    lost_rank: bool
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} raised {self.text}"
+
+    def error(self, name: str) -> RankError:
+        """The error of a verification of `name` in which this was raised."""
+        error = RankError(f"{name}: {self}")
+        error.exit_code = self.exit_code
+        return error
+
+
 class Verdict(msgspec.Struct, frozen=True):
     """How far a program is from one process: largest relative errors, and the tensor with each.
 
-    `failure` is empty, or the error of a failed run: `cause` says whether the program failed, its time
-    was up or the ranks could not even start; `first_wrong` says which number is wrong first,
-    by how much and where; `notes` what could not be checked. `allowed` are the largest errors of
-    loss, gradients and parameters that pass.
+    `failure` is empty, or the error of a failed run: `cause` says whether a rank raised an error
+    (`raised`), the program ended otherwise, its time was up or the ranks could not even start;
+    `first_wrong` says which number is wrong first, by how much and where; `notes` what could not be
+    checked. `allowed` are the largest errors of loss, gradients and parameters that pass.
     """
 
     name: str
@@ -69,6 +95,7 @@ class Verdict(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
     allowed: tuple[float, float, float] = EXACT
     cause: Cause = "program"
+    raised: Raised | None = None
 
     @property
     def passed(self) -> bool:
@@ -86,10 +113,23 @@ class Verdict(msgspec.Struct, frozen=True):
         return msgspec.convert(json.loads(line), Verdict)
 
     def require(self) -> Verdict:
-        """Itself, or VerifyError naming the first wrong tensor."""
-        if not self.passed:
-            raise VerifyError(str(self))
+        """Itself. Raises VerifyError naming the first wrong tensor, and where nothing was measured,
+        RankError, LaunchError or LimitError."""
+        error = self.error()
+        if error is not None:
+            raise error
         return self
+
+    def error(self) -> PlaitError | None:
+        """What a verdict that did not pass raises: VerifyError only for numbers that differ."""
+        if self.passed:
+            return None
+        if not self.failure:
+            return VerifyError(str(self))
+        if self.raised is not None:
+            return self.raised.error(self.name)
+        text = str(self).splitlines()[0]
+        return LimitError(text) if self.cause == "time" else LaunchError(text)
 
     def __str__(self) -> str:
         if self.failure:
@@ -109,6 +149,18 @@ def started_file(results: Path) -> Path:
     return results.with_suffix(".started")
 
 
+def raised_file(results: Path, rank: int) -> Path:
+    """What a rank writes when it raises an error."""
+    return results.with_suffix(f".raised_{rank}")
+
+
+def first_raised(results: Path, ranks: int) -> Raised | None:
+    """The error that some rank raised of itself; None where none did."""
+    files = (raised_file(results, rank) for rank in range(ranks))
+    errors = [msgspec.json.decode(f.read_bytes(), type=Raised) for f in files if f.exists()]
+    return min(errors, key=lambda raised: (raised.lost_rank, raised.rank), default=None)
+
+
 def verify(jobs: Sequence[Job], ranks: int, timeout_seconds: float = 600.0) -> list[Verdict]:
     """Verify programs on `ranks` gloo ranks of this machine, many in one launch.
 
@@ -120,6 +172,7 @@ def verify(jobs: Sequence[Job], ranks: int, timeout_seconds: float = 600.0) -> l
     while waiting:
         failure = "it ended without a result"
         cause: Cause = "program"
+        raised: Raised | None = None
         with scratch_folder("verify") as folder:
             todo, results = folder / "jobs.json", folder / "results.jsonl"
             todo.write_bytes(msgspec.json.encode(waiting))
@@ -129,12 +182,20 @@ def verify(jobs: Sequence[Job], ranks: int, timeout_seconds: float = 600.0) -> l
                 launch(ranks, target, timeout_seconds=timeout_seconds)
             except LaunchError as error:
                 failure = str(error)
-                started = started_file(results).exists()
-                cause = "time" if error.timed_out else "program" if started else "start"
+                raised = first_raised(results, ranks)
+                cause = _cause(error, raised, started_file(results).exists())
             new_verdicts = [Verdict.read(line) for line in results.read_text().splitlines()]
         verdicts.update((v.name, v) for v in new_verdicts)
         waiting = waiting[len(new_verdicts) :]
         if waiting:
             culprit = waiting.pop(0)
-            verdicts[culprit.name] = Verdict(culprit.name, failure=failure, cause=cause)
+            verdicts[culprit.name] = Verdict(
+                culprit.name, failure=failure, cause=cause, raised=raised
+            )
     return [verdicts[job.name] for job in jobs]
+
+
+def _cause(error: LaunchError, raised: Raised | None, started: bool) -> Cause:
+    if raised is not None:
+        return "rank"
+    return "time" if error.timed_out else "program" if started else "start"

@@ -8,13 +8,14 @@ import pytest
 from plait.codegen import compile_program, write_program
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
+from plait.ir.errors import FileError
 from plait.ir.files.json_files import dump
 from plait.ir.lowering.cast import cast_model
 from plait.planner import PlanOptions, plan
 from plait.planner.question.pins import pin_all
 from plait.runtime.launch.launch import launch
 from plait.runtime.verification import verify as verification
-from plait.runtime.verification.verify import Job, verify
+from plait.runtime.verification.verify import Job, RankError, verify
 
 FACTORY = """
 import torch
@@ -31,6 +32,13 @@ class Layer(nn.Module):
 def make():
     model = nn.Sequential(Layer(), Layer(), nn.Linear(8, 4))
     return model, (torch.randn(8, 8),), lambda output, batch: output.square().mean()
+"""
+
+ONE_RANK_RAISES = """
+    import os
+    from plait.ir.errors import FileError
+    if os.environ["RANK"] == "1":
+        raise FileError("spoilt")
 """
 
 
@@ -68,9 +76,12 @@ def test_a_wrong_number_is_no_failure(job, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.ranks
 def test_jobs_after_a_crash_go_on(job) -> None:
     spoilt = job("crash")
-    spoil(spoilt, "    raise ValueError('spoilt')")
+    spoil(spoilt, ONE_RANK_RAISES)
     crash, good = verify([spoilt, job("good")], 2, timeout_seconds=120)
     assert "spoilt" in crash.failure
+    with pytest.raises(RankError, match=r"^crash: rank 1 raised FileError: spoilt$") as raised:
+        crash.require()
+    assert raised.value.exit_code == FileError.exit_code
     assert good.passed
 
 
