@@ -92,6 +92,7 @@ def planned_again(folder: Path, ranks: int) -> GeneratedProgram:
         "global_batch": table.global_batch,
         "precision": None if half else table.precision,
         "gradient_precision": table.gradient_precision,
+        "expert_slots": table.expert_slots,
         "optimizer": table.optimizer if table.optimizer in OPTIMIZERS else "adamw",
     }
     made = plan(model, cluster=f"local:{ranks}", **options)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 from msgspec.structs import replace
 
 from ..ir.analysis.dataflow import Dataflow, analyse_dataflow
+from ..ir.analysis.expert_weights import expert_axis, expert_weights
 from ..ir.analysis.row_gradients import sparse_gradients
 from ..ir.compression.registry import COMPRESSED_OPTIMIZER_ROLE, COMPRESSED_OPTIMIZERS
 from ..ir.errors import MismatchError
@@ -42,6 +44,7 @@ def program_table(
     plan: Plan, model: Model, dataflow: Dataflow, layouts: PlanLayouts, source: str
 ) -> ProgramTable:
     """Everything a program of this plan needs to know."""
+    _check_expert_slots(plan, model)
     runs = tuple(_run(layers, plan, model) for layers in plan.layers)
     return ProgramTable(
         model=model.name,
@@ -71,7 +74,46 @@ def program_table(
         master_weights=plan.optimizer.master_weights,
         gradient_precision=plan.gradient_precision,
         neighbours=_neighbours(plan),
+        expert_slots=plan.expert_slots,
     )
+
+
+def _check_expert_slots(plan: Plan, model: Model) -> None:
+    """Raise MismatchError where ranks cannot have replicas of a plan's experts."""
+    if not plan.expert_slots:
+        return
+    if plan.groups or plan.compression or plan.optimizer.name in COMPRESSED_OPTIMIZERS:
+        raise MismatchError(
+            "replicas of experts need stages of equal devices, and sums of gradients that are not "
+            "compressed: plan without expert_slots, or without compression and unlike devices"
+        )
+    readers = Counter(name for call in model.calls for name in set(call.parameters))
+    weights = {function.name: expert_weights(function) for function in model.functions}
+    functions = {function.name: function for function in model.functions}
+    for number, call in enumerate(model.calls):
+        sharding = _sharding(plan, number)
+        items = functions[call.function].state_inputs()
+        for name, item, layout in zip(
+            call.parameters, items, sharding.boundary.inputs, strict=False
+        ):
+            axis = expert_axis(layout, sharding.mesh)
+            if item.kind != "parameter" or axis is None:
+                continue
+            split = [
+                n
+                for n, (one, state) in enumerate(zip(sharding.mesh.axes, layout, strict=True))
+                if one.size > 1 and isinstance(state, tuple) and state[0] == 0
+            ]
+            problem = ""
+            if item.value not in weights[call.function] or layout[axis] != (0, 0):
+                problem = "other operators than those of experts read it"
+            elif split != [axis] or readers[name] > 1:
+                problem = "other axes split its experts" if split != [axis] else "layers share it"
+            if problem:
+                raise MismatchError(
+                    f"{name} has experts on several ranks, and no replicas of them, since {problem}: "
+                    "plan without expert_slots"
+                )
 
 
 def _loss_call(dataflow: Dataflow) -> int:

@@ -18,5 +18,6 @@ ListedCount = Annotated[int, Meta(ge=1, le=1 << 20)]
 AxisSize = Annotated[int, Meta(ge=1, le=1 << 30)]
 Integer = Annotated[int, Meta(ge=-(1 << 62), le=1 << 62)]
 InFlight = Annotated[float, Meta(ge=0, le=1 << 20)]
+SlotCount = Annotated[int, Meta(ge=0, le=1 << 10)]  # of a rank, each with tensors
 StateCount = Annotated[int, Meta(ge=0, le=64)]
 Digest = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]

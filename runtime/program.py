@@ -38,6 +38,7 @@ from .launch.program_folder import read_table
 from .launch.session import check_ranks, default_device
 from .state import optimizer as optimizers
 from .state import unsharded
+from .state.experts.balance import ExpertBalance
 from .state.gradients import LossScale, clip_grad_norm, non_finite_names, separate_gradients
 from .state.initialization import InitialValues
 from .state.module.initial_agreement import agree
@@ -98,7 +99,8 @@ class Program:
             start.optimizer, initial, self.store, groups, make_codec
         )
         self.meter = StepMeter(groups, device)
-        self.meter.loads = self.run.expert_loads
+        self.experts = ExpertBalance(self.run.expert_loads, self.store, self.updates)
+        self.meter.experts = self.experts
         if compiled.compiler is not None:
             self.meter.compiling = compiled.compiler.total_seconds
         self.names = unsharded.names_of(module, table)
@@ -277,6 +279,7 @@ class Program:
         updated = self.gradients_are_finite()
         if updated:
             self.update_parameters()
+        self.experts.end_step()
         self.meter.end(self.steps)
         return updated
 

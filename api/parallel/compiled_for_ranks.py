@@ -133,7 +133,13 @@ class VariantPrograms:
     def as_first(self, plan: Plan) -> Plan:
         """A plan whose states and sums are those of the first program, which steps."""
         precision = self.plan.gradient_precision
-        return replace(plan, optimizer=self.plan.optimizer, gradient_precision=precision)
+        mine = self.plan
+        return replace(
+            plan,
+            optimizer=mine.optimizer,
+            gradient_precision=precision,
+            expert_slots=mine.expert_slots,
+        )
 
     def options(self, mode: Mode, model: Model, samples: int) -> dict[str, Any]:
         """Options that ask for this plan's strategies again."""
@@ -141,6 +147,7 @@ class VariantPrograms:
             "global_batch": samples,
             "precision": self.plan.precision,
             "pin": self.pins(model),
+            "expert_slots": self.plan.expert_slots,
         }
         if mode != "train":
             return common | {

@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import cache
 from math import inf
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
 import transformers
+from msgspec.structs import replace
 
 from plait.benchmarks import galvatron, galvatron_table, osdp
 from plait.benchmarks.rivals.galvatron_costs import GalvatronCosts
@@ -22,6 +24,7 @@ from plait.ir.lowering.cast import in_precision
 from plait.ir.lowering.redistribute import redistribution_bytes
 from plait.ir.lowering.rescale import rescale
 from plait.ir.model.model import Model
+from plait.ir.plan.routing import Routing
 from plait.planner import PlanOptions
 from plait.planner.question.pins import pin_all
 
@@ -107,6 +110,39 @@ def stale_gain(_: Path | None) -> float | None:
     ]
     late, at_once = (answer and answer.prediction.step_seconds for answer in answers)
     return 100 * (at_once / late - 1) if late and at_once else None
+
+
+@cache
+def gpt_of_experts() -> Model:
+    """A small GPT, of whose layers each has 64 gated experts; a token goes to two."""
+    config = transformers.MixtralConfig(
+        hidden_size=768,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        num_key_value_heads=12,
+        intermediate_size=3072,
+        num_local_experts=64,
+    )
+    return _traced(lambda: transformers.MixtralForCausalLM(config), 8, 1024, "gpt-moe")
+
+
+def replicas_gain(_: Path | None) -> float | None:
+    """Times faster with a slot a rank for replicas of experts, where ten of 64 get 3 tokens in 4."""
+    model, cluster = (
+        in_precision(rescale(gpt_of_experts(), 512), "bf16"),
+        load_cluster("8x8xa100-80"),
+    )
+    counts = [(i + 1.0) ** -1.25 for i in range(64)]
+    Random(0).shuffle(counts)
+    options = PlanOptions(
+        precision="bf16", pins=pin_all("dp=8,ep=8"), routing=Routing(counts=tuple(counts))
+    )
+    answers = [
+        galvatron_table.planned(model, cluster, replace(options, expert_slots=slots))
+        for slots in (0, 1)
+    ]
+    fixed, placed = (answer and answer.prediction.step_seconds for answer in answers)
+    return fixed / placed if fixed and placed else None
 
 
 def largest_batch(actions: tuple[str, ...]) -> int:

@@ -69,7 +69,7 @@ class BatchAxes:
             CompressedCost,
         ] = {}
         self.stage_cache: dict[
-            tuple[tuple[tuple[int, int], ...], int, int, int, tuple[int, ...], tuple[int, int]],
+            tuple[tuple[tuple[int, int], ...], int, int, int, tuple[int, ...], tuple[int, ...]],
             ExchangeSeconds,
         ] = {}
         self.seconds_cache: dict[tuple[str, float, tuple[GroupAxis, ...]], float] = {}
@@ -156,7 +156,7 @@ class BatchAxes:
         trained, partial = weights.trained_bytes, weights.partial_gradient_bytes
         partial_here = tuple(partial[axis.role] for axis in self.model_axes)
         last = weights.last_call_weight_bytes
-        rows = weights.sparse_bytes, weights.row_bytes
+        rows = weights.sparse_bytes, weights.row_bytes, weights.replica_bytes
         key = (
             weights.call_weight_bytes,
             trained,
@@ -306,7 +306,8 @@ class BatchAxes:
 
     def step_reductions(self, weights: StageBytes) -> Sequence[Exchange]:
         """Reductions of gradients once per step: over replica axes, over model axes along which
-        they are partial, and of what ZeRO has not scattered yet; rows of tables are gathered."""
+        they are partial, and of what ZeRO has not scattered yet; rows of tables are gathered, and
+        gradients and values of replicas of experts travel to their homes and back."""
         weight_bytes, partial_bytes = weights.dense_bytes, weights.partial_gradient_bytes
         scale = self.gradient_scale
         part = scale * self.local_fraction("optimizer")
@@ -320,6 +321,9 @@ class BatchAxes:
             exchanges.append(Exchange("gradients", "reduce_scatter", sent, self.shard_axes))
         rest = self.replicated_bytes(weight_bytes) * scale
         exchanges.append(Exchange(None, "all_reduce", rest, self.remainder_axes))
+        experts = [axis for axis in self.model_axes if ROLES[axis.role].experts]
+        sent = weights.replica_bytes * (1 + scale)
+        exchanges.append(Exchange(None, "all_to_all", sent, experts if sent else []))
         return [*exchanges, *self.row_gathers(weights.row_bytes)]
 
     def row_gathers(self, row_bytes: int) -> Iterator[Exchange]:

@@ -20,7 +20,7 @@ from ..memory.peak import (
 from ..quantity import Quantity, amount
 from .term import Symbol, Term, priced_term, total
 
-SYMBOLS = "HTikeYGSDMCU"  # of the fields of PartAmounts, in their order
+SYMBOLS = "HTikeYGSDMCUX"  # of the fields of PartAmounts, in their order
 LEGEND = tuple(
     Symbol(name, about)
     for name, about in (

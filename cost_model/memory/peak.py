@@ -75,7 +75,8 @@ class PartAmounts(NamedTuple, Generic[Whole]):
     """What the bytes of the calls of one strategy are computed from. `stepped`: weights whose
     optimizer states are here before ZeRO shards them, of `item_bytes` an element, with `states`
     states of `state_item_bytes`; `whole_tensors`: what tensors that are stepped whole take on their
-    owner beyond an equal share; the rest as in `PeakBytes`."""
+    owner beyond an equal share; `replicas`: of experts, with their gradients; the rest as in
+    `PeakBytes`."""
 
     weights: Whole
     stepped: Whole
@@ -89,6 +90,7 @@ class PartAmounts(NamedTuple, Generic[Whole]):
     temporaries: Whole
     communication: Whole
     whole_tensors: Whole
+    replicas: Whole
 
 
 def part_amounts(
@@ -113,6 +115,8 @@ def part_amounts(
         peak.temporaries,
         peak.communication,
         whole_tensor_bytes(stage, axes, optimizer, execution),
+        stage.replica_bytes
+        + stage.replica_bytes // stage.item_bytes * gradient_item(stage, execution),
     )
 
 
@@ -132,10 +136,11 @@ def whole_tensor_bytes(
 def part_terms(amounts: PartAmounts[Whole], axes: BatchAxes) -> dict[str, Whole]:
     """Named bytes of the calls of one strategy at one point in time."""
     elements = axes.local_bytes(amounts.stepped, "optimizer") // amounts.item_bytes
-    whole = amounts.whole_tensors
     extra = {"compression": amounts.compression} if axes.compression else {}
-    if (whole.value if isinstance(whole, Quantity) else whole) > 0:
-        extra["whole tensors"] = whole
+    rare = {"whole tensors": amounts.whole_tensors, "expert replicas": amounts.replicas}
+    for name, term in rare.items():
+        if (term.value if isinstance(term, Quantity) else term) > 0:
+            extra[name] = term
     return extra | {
         "parameters": axes.local_bytes(amounts.weights, "parameter"),
         "gradients": amounts.gradients,

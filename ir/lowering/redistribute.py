@@ -8,7 +8,7 @@ intersections with the old ones, each element once, from the rank that has sent 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from math import prod
 from typing import NamedTuple
@@ -95,6 +95,19 @@ def parameters_of(table: ProgramTable) -> dict[str, ParameterSpec]:
         if spec.kind == "parameter"
         for name in spec.names()
     }
+
+
+def reordered(table: ProgramTable, orders: Mapping[str, tuple[int, ...]]) -> ProgramTable:
+    """The table of a program in which these tensors have another `order`."""
+    specs = list[ParameterSpec]()
+    for spec in table.state_tensors:
+        if orders.keys().isdisjoint(spec.names()):
+            specs.append(spec)
+            continue
+        for name in spec.names():
+            order = orders.get(name, spec.order)
+            specs.append(msgspec.structs.replace(spec, name=name, count=1, order=order))
+    return msgspec.structs.replace(table, state_tensors=tuple(specs))
 
 
 def _count(
@@ -214,14 +227,15 @@ def _boxes_at(
     (p, g, o), (i, j, k) = zip(*zero_axes, strict=True)
     flat = spec.flat_shard(shape, (p, g, o))
     return tuple(
-        tuple(_within(dim, *rows) for dim, rows in zip(ranges, box, strict=True))
+        tuple(tuple(sorted(_within(dim, *rows))) for dim, rows in zip(ranges, box, strict=True))
         for first, last in flat.ranges((i, j, k), levels)
         for box in _boxes(shape, first, last)
     )
 
 
 def _ranges(spec: ParameterSpec, mesh: Mesh, place: tuple[int, ...], dim: int) -> Ranges:
-    """Index ranges of one dimension at a mesh coordinate, from the digits of its factors."""
+    """Index ranges of one dimension at a mesh coordinate, from the digits of its factors, in the order
+    in which they lie there."""
     digits = [(0, size) for size in spec.factors[dim]]
     layout: Layout = spec.layout
     for state, axis, at in zip(layout, mesh.axes, place, strict=True):
@@ -240,6 +254,8 @@ def _ranges(spec: ParameterSpec, mesh: Mesh, place: tuple[int, ...], dim: int) -
                 for a, b in ranges
             )
         inner *= factor
+    if spec.order and dim == 0:
+        return tuple((i, i + 1) for a, b in ranges for i in spec.order[a:b])
     return ranges
 
 

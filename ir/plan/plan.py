@@ -25,6 +25,7 @@ from ..ranges import (
     Rate,
     Seconds,
     Share,
+    SlotCount,
     StateCount,
 )
 from .groups.device_group import DeviceGroup
@@ -196,7 +197,8 @@ class Plan(msgspec.Struct, frozen=True):
     better under the cost model; `complete` is false when the search stopped before it saw all of them.
     `engine` names what runs the plan, `cluster_digest` the cluster that it was made for.
     `memory_limit_bytes` is per device; `gap` is the fraction by which a better plan might be faster.
-    Gradients are summed in `gradient_precision` (empty: that of their parameter).
+    Gradients are summed in `gradient_precision` (empty: that of their parameter). `expert_slots` of
+    every rank have replicas of experts, by how often these are chosen (`expert_placement`).
 
     Where stages differ, in devices, degrees or their share of the batch, `groups` has the devices and
     micro-batches of every stage, and `mesh` is the row of all of them; else it is empty: stages are
@@ -231,6 +233,7 @@ class Plan(msgspec.Struct, frozen=True):
     engine: str = "plait"
     gradient_precision: str = ""
     groups: tuple[DeviceGroup, ...] = ()
+    expert_slots: SlotCount = 0
 
     def is_for(self, model: Model) -> bool:
         """Whether a model is the plan's, with as many samples and tokens in its batch."""

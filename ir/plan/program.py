@@ -17,7 +17,7 @@ from ..model.layout import Factors, Layout
 from ..model.mesh import Mesh
 from ..model.model import BatchConstant
 from ..model.tensor import TensorType
-from ..ranges import Bytes, Count, Digest, FewCount, Index, ListedCount
+from ..ranges import Bytes, Count, Digest, FewCount, Index, ListedCount, SlotCount
 from .flat_shard import FULL, FlatShard, Fraction
 
 BUCKET_BYTES = 25 * 2**20  # of tensors that are communicated together, as one rank sends them
@@ -58,7 +58,8 @@ class ParameterSpec(msgspec.Struct, frozen=True):
     left as partial sums, to be reduced once per step. One spec stands for `count` tensors whose names
     count up. `mesh` indexes the table's meshes; their zero axes shard the flattened local tensor
     further, zero3 a `fraction` of it. Where it is not `reached`, it has no gradient, and no step.
-    With `sparse_gradient`, that is of the rows that a step read, and shards are of whole rows.
+    With `sparse_gradient`, that is of the rows that a step read, and shards are of whole rows. `order`:
+    which index of its first dimension lies at each place of it (empty: in their order).
     """
 
     name: NumberedName | str
@@ -76,6 +77,7 @@ class ParameterSpec(msgspec.Struct, frozen=True):
     fraction: Fraction = FULL
     reached: bool = True
     sparse_gradient: bool = False
+    order: tuple[Index, ...] = ()
 
     def flat_shard(self, shape: tuple[int, ...], degrees: tuple[int, int, int]) -> FlatShard:
         """How a local shard of this shape is sharded further over (zero3, zero2, zero1)."""
@@ -239,6 +241,7 @@ class ProgramTable(msgspec.Struct, frozen=True):
     while at most `in_flight_bytes` of them do (0: each ends before what follows). `neighbours`: per
     mesh, along axes that span nodes and send rows to experts, the ranks that share one. `kernels` says
     whose run the operators of functions: torch's one by one, or those that inductor compiles.
+    `expert_slots`: slots of a rank for replicas of experts, of every weight that is split by experts.
     """
 
     model: str
@@ -271,6 +274,7 @@ class ProgramTable(msgspec.Struct, frozen=True):
     table_digest: Digest | None = None
     groups: tuple[GroupProgram, ...] = ()
     neighbours: tuple[dict[str, Count], ...] = ()
+    expert_slots: SlotCount = 0
 
     @property
     def scales_loss(self) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from ..errors import FileError, UsageError
+from .expert_placement import at_home, balanced
 
 BALANCED, ZIPF, CAPACITY = "balanced", "zipf:", "capacity:"
 Shares = tuple[float, ...]
@@ -22,12 +23,14 @@ class Routing(msgspec.Struct, frozen=True):
     `counts`: tokens by expert, in any unit (empty: every expert gets as many). `exponent`: that of
     Zipf's law, of the experts by rank (0: none). `capacity`: most tokens of an expert, as a multiple of
     the mean; what is beyond is dropped (0: nothing is). `group_share`: the part of the groups of experts
-    that one token may choose from (node-limited routing, DeepSeek-V2 2024)."""
+    that one token may choose from (node-limited routing, DeepSeek-V2 2024). `spare_slots` of a rank have
+    replicas of experts (`expert_placement`)."""
 
     counts: Shares = ()
     exponent: float = 0.0
     capacity: float = 0.0
     group_share: float = 1.0
+    spare_slots: int = 0
 
     def __repr__(self) -> str:
         """The text that `parse_routing` reads, or how many counts there are."""
@@ -40,6 +43,9 @@ class Routing(msgspec.Struct, frozen=True):
     def fullest(self, experts: int, ranks: int) -> float:
         """Tokens of the fullest of `ranks` equal groups of experts, over those of the mean."""
         loads = self.loads(experts)
+        if self.spare_slots and experts % ranks == 0:
+            rows = balanced(at_home(experts, ranks, self.spare_slots), loads).rows(loads)
+            return max(rows) * ranks / experts
         size = max(1, experts // ranks)
         groups = [sum(loads[i : i + size]) for i in range(0, experts, size)]
         return max(groups) * len(groups) / experts

@@ -130,6 +130,7 @@ class StageBytes(msgspec.Struct, frozen=True):
     parted_bytes            wait between the parts of backward, where it has two, per micro-batch
     sparse_bytes            of `trained_bytes`, tables with gradients of the rows that are read
     row_bytes               of those that a whole step reads, with their numbers
+    replica_bytes           beside `weight_bytes`, of replicas of experts
     """
 
     weight_bytes: Bytes
@@ -153,6 +154,7 @@ class StageBytes(msgspec.Struct, frozen=True):
     parted_bytes: Bytes = 0
     sparse_bytes: Bytes = 0
     row_bytes: Bytes = 0
+    replica_bytes: Bytes = 0
 
     @property
     def dense_bytes(self) -> int:

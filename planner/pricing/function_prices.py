@@ -31,12 +31,13 @@ from .function_tables import FunctionPriceTable, FunctionTables
 
 class CallPrice(NamedTuple):
     """Price of one call, and local bytes of its gradients to all-reduce, by axis; of its tables with
-    gradients of rows, and of the rows that the global batch reads."""
+    gradients of rows, and of the rows that the global batch reads; of its replicas of experts."""
 
     cost: FunctionCost
     partial_gradient_bytes: dict[str, int]
     sparse_bytes: int = 0
     row_bytes: int = 0
+    replica_bytes: int = 0
 
 
 class HalvesWork(NamedTuple):
@@ -127,7 +128,10 @@ class FunctionPrices:
             cost = chunked_cost(
                 chunk_table.costs, table.costs, cost, point.samples, chunks, replicas, reductions
             )
-        return CallPrice(cost, table.partial_gradient_bytes, table.sparse_bytes, table.row_bytes)
+        replica_bytes = self.execution.routing.spare_slots * table.slot_bytes
+        return CallPrice(
+            cost, table.partial_gradient_bytes, table.sparse_bytes, table.row_bytes, replica_bytes
+        )
 
     def price_in_parts(self, name: str, point: CallPoint) -> CallPrice | None:
         """Price of one call whose backward runs in two parts."""

@@ -12,6 +12,7 @@ import msgspec
 from ...cost_model.execution_model import ExecutionModel
 from ...cost_model.operators.function_cost import FunctionCostTable
 from ...cost_model.operators.operator_cost import BATCH, OperatorLoad, Pricer
+from ...ir.analysis.expert_weights import expert_axis, expert_weights
 from ...ir.analysis.row_gradients import has_row_gradient, with_row_types
 from ...ir.cached import cached_method
 from ...ir.devices.cluster import Cluster
@@ -32,13 +33,15 @@ ROW_NUMBER_BYTES = 8
 
 class FunctionPriceTable(msgspec.Struct, frozen=True):
     """Costs of a function for every local batch, and the local bytes of its gradients to all-reduce
-    by axis; of its tables with gradients of rows, and of the rows that the global batch reads.
+    by axis; of its tables with gradients of rows, and of the rows that the global batch reads; of what a
+    slot for a replica of an expert has of its weights.
     """
 
     costs: FunctionCostTable
     partial_gradient_bytes: dict[str, int]
     sparse_bytes: int = 0
     row_bytes: int = 0
+    slot_bytes: int = 0
 
 
 class TableKey(NamedTuple):
@@ -117,8 +120,10 @@ class FunctionTables:
         pricer = Pricer(self.cluster, shardings[0].mesh, self.loads, self.execution)
         costs = FunctionCostTable(pricer, (locals_[0], locals_[1]), (sizes[0], sizes[-1]))
         partial = partial_gradient_bytes(locals_[0], shardings[0])
-        tables, rows = sparse_gradient_bytes(locals_[0], self.shardings.functions[key.function])
-        return FunctionPriceTable(costs, partial, tables, rows * self.model.batch // sizes[0])
+        whole = self.shardings.functions[key.function]
+        tables, rows = sparse_gradient_bytes(locals_[0], whole)
+        slot = expert_bytes(locals_[0], whole, shardings[0])
+        return FunctionPriceTable(costs, partial, tables, rows * self.model.batch // sizes[0], slot)
 
     def local_function(self, sharding: Sharding, chunks: int) -> Function | None:
         """The per-device function of one of `chunks` chunks; None where that is impossible."""
@@ -173,6 +178,18 @@ def partial_gradient_bytes(local: Function, sharding: Sharding) -> dict[str, int
         for i, axis in enumerate(sharding.mesh.axes)
         if axis.name not in (BATCH, MICRO) and axis.size > 1
     }
+
+
+def expert_bytes(local: Function, whole: Function, sharding: Sharding) -> int:
+    """Bytes that one expert has on a rank, of the weights of which ranks have different experts."""
+    weights = expert_weights(whole)
+    return sum(
+        local.types[mine.value].bytes // local.types[mine.value].shape[0]
+        for mine, item, layout in zip(
+            local.inputs, whole.inputs, sharding.boundary.inputs, strict=True
+        )
+        if item.value in weights and expert_axis(layout, sharding.mesh) is not None
+    )
 
 
 def sparse_gradient_bytes(local: Function, whole: Function) -> tuple[int, int]:

@@ -30,7 +30,8 @@ class WeightBytes(NamedTuple):
 
     `trained`: that the optimizer updates, `small_tensors` of them in small tensors;
     `trained_per_call`: not shared between calls; `partial_gradients`: to all-reduce, by model axis;
-    `sparse`: of `trained`, tables with gradients of rows; `rows`: those that the global batch reads.
+    `sparse`: of `trained`, tables with gradients of rows; `rows`: those that the global batch reads;
+    `replicas`: beside `all`, of experts.
     """
 
     all: int
@@ -40,6 +41,7 @@ class WeightBytes(NamedTuple):
     partial_gradients: dict[str, int]
     sparse: int
     rows: int
+    replicas: int
 
 
 class BatchSliceBytes(NamedTuple):
@@ -158,6 +160,7 @@ class StageAggregator:
             parted_bytes=parted_bytes(calls),
             sparse_bytes=weights.sparse,
             row_bytes=weights.rows,
+            replica_bytes=weights.replicas,
         )
 
     def peak_points(
@@ -205,6 +208,7 @@ class StageAggregator:
             {role: self.weight_bytes(running, amounts) for role, amounts in partial.items()},
             self.weight_bytes(running, sparse),
             sum(prices[i].row_bytes for i in running),
+            sum(prices[i].replica_bytes for i in running),
         )
 
     def last_saved_bytes(self, prices: list[CallPrice], members: Sequence[int]) -> int:

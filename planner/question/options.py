@@ -174,6 +174,15 @@ class PlanOptions(msgspec.Struct, frozen=True):
             "dropped), or a file of counts by expert",
         ),
     ] = Routing()
+    expert_slots: Annotated[
+        int,
+        Option(
+            group="training",
+            metavar="N",
+            help="slots of a rank for replicas of experts, which are placed by how often they are "
+            "chosen, between steps; 0: experts stay where they are",
+        ),
+    ] = 0
     quality: Annotated[
         str,
         Option(
@@ -287,6 +296,8 @@ class PlanOptions(msgspec.Struct, frozen=True):
             raise UsageError(unknown_name("memory action", "".join(strange[:1]), MEMORY_ACTIONS))
         if self.micro_batches is not None and self.micro_batches < 1:
             raise UsageError(f"{self.micro_batches} is no number of micro-batches")
+        if self.expert_slots < 0:
+            raise UsageError(f"{self.expert_slots} is no number of slots for experts")
         if not 0 <= self.headroom < 1:
             raise UsageError(f"headroom {self.headroom:g} is no share of memory, as 0.03 is")
         if not 0 <= self.simpler_within < inf:
@@ -314,6 +325,8 @@ class PlanOptions(msgspec.Struct, frozen=True):
         engine = self.target
         if self.compress not in ("none", "auto") and not engine.extras:
             raise UsageError(f"{engine.name} sends no compressed messages; --compress is plait's")
+        if self.expert_slots and not engine.extras:
+            raise UsageError(f"{engine.name} has no replicas of experts; --expert-slots is plait's")
         if self.schedule not in ("auto", *engine.schedules):
             raise UsageError(f"{engine.name} has no schedule {self.schedule}")
         if not self.engine_actions:
@@ -360,6 +373,7 @@ def training_of_plan(plan: Plan) -> dict[str, Any]:
         "optimizer": optimizer.name,
         "precision": plan.precision if master_weights else None,
         "gradient_precision": plan.gradient_precision,
+        "expert_slots": plan.expert_slots,
     }
     if optimizer.name not in OPTIMIZERS:
         states = max(optimizer.states - _copies(optimizer.demand, master_weights), 0)

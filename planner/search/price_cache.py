@@ -37,7 +37,8 @@ class PriceCache:
         compress = options.compress if options.target.extras else "none"
         ran = engine_execution(options.engine)
         execution = ran or generated(optimizer, options.gradient_precision, item)
-        execution = replace(execution, even_layers=options.target.even, routing=options.routing)
+        routing = replace(options.routing, spare_slots=options.expert_slots)
+        execution = replace(execution, even_layers=options.target.even, routing=routing)
         compressor = CollectiveCompressor(compress, options.quality, options.optimizer)
         activations = ActivationCompressor(compress, options.quality)
         functions = digest((model, cluster, execution, compress, options.quality))

@@ -78,6 +78,7 @@ def assemble(space: SearchSpace, best: Candidate, observer: Observer | None = No
         compression=tuple(_compressed(pricer, best)),
         chunkings=tuple(dict.fromkeys(chunkings)),
         gradient_precision=options.gradient_precision,
+        expert_slots=options.expert_slots,
         alternatives=tuple(alternative(c, memory_limit_bytes) for c in runners_up),
         calls=tuple(call.path for call in model.calls),
         cluster_digest=digest(cluster),

@@ -197,18 +197,21 @@ class ModelShardings:
         return first
 
     def expert_loops(self, function: Function, degree: int) -> dict[int, int]:
-        """The loops over experts, and by how much an axis of experts splits them."""
+        """The loops over experts, and by how much an axis of experts splits them: as far as can be where
+        they are placed one by one, so that no other axis does."""
         axes, shardings = (
             self.flow.axes[function.name],
             (self.expert_shardings, self.batch_shardings),
         )
         apart, together = (s[function.name].boundary.inputs for s in shardings)
         inputs = zip(function.inputs, apart, together, strict=True)
-        return {
-            axes.factor_ids[item.value][placement[0]][placement[1]]: degree
+        loops = {
+            axes.factor_ids[item.value][placement[0]][placement[1]]
             for item, placement, other in inputs
             if item.kind == "parameter" and isinstance(placement, tuple) and placement != other
         }
+        one_by_one = degree > 1 and self.execution.routing.spare_slots > 0
+        return {loop: axes.sizes[loop] if one_by_one else degree for loop in loops}
 
     def flops(self, function: Function) -> float:
         """Floating-point operations of all calls of a function."""

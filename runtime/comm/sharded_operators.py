@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...ir.capture.operators.elementary import exponentials_total, label_logits, widened
 from ...ir.capture.operators.shard_offsets import to_local_positions
-from .expert_all_to_all import experts, experts_backward
+from .expert_all_to_all import ExpertSlots, experts, experts_backward
 from .group_hierarchy import DirectRoute, RowRoute
 
 OPS = torch.ops.plait
@@ -28,6 +28,9 @@ class ShardedOperators:
 
     sizes: dict[str, int]
     coordinates: dict[str, int]
+    expert_slots: ExpertSlots | None = (
+        None  # of the call that runs, where its experts have replicas
+    )
 
     def sum_over(self, x: Tensor, axes: tuple[str, ...]) -> Tensor:
         raise NotImplementedError

@@ -77,7 +77,12 @@ class Run:
 
     def comm(self, call: int, *, forward: bool = False) -> Comm:
         """The collectives along the axes of a call's mesh, which count choices of experts in forward."""
-        comm = self.comms[self.runs[call].mesh]
+        comm, replicas = self.comms[self.runs[call].mesh], self.store.replicas
+        comm.expert_slots = (
+            replicas.slots_of(self.state_names(call), self.store.device)
+            if replicas.layers
+            else None
+        )
         comm.counted_call = call if forward else None
         return comm
 

@@ -14,6 +14,7 @@ from ...ir.capture.batch import batch_size, leaves
 from ...ir.lowering.cast import PRECISIONS
 from ...ir.plan.plan import Plan
 from ..comm.program_groups import MeshGroups
+from ..state.experts.balance import ExpertBalance
 from ..state.gradients import total_norm
 from ..state.parameters import ParameterStore
 from .batch import Batch
@@ -26,7 +27,8 @@ class StepMetrics:
     batch's largest tensor of integers (None without one); `mfu` by the plan's operations (None without
     a plan). Of this rank: `sent_bytes` in the step, `peak_bytes` since the start (device, or process
     on a CPU), `compile_seconds` of the step that inductor took; `expert_loads`: by layer, how often
-    its tokens chose each expert, where those are on several ranks."""
+    its tokens chose each expert, where those are on several ranks. `expert_ratios`: by layer, rows of
+    the rank that got most over the mean of all, where experts may have replicas."""
 
     step: int
     loss: float
@@ -39,6 +41,7 @@ class StepMetrics:
     peak_bytes: int
     compile_seconds: float = 0.0
     expert_loads: Mapping[str, Sequence[int]] = field(default_factory=dict[str, Sequence[int]])
+    expert_ratios: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass
@@ -60,7 +63,7 @@ class StepMeter:
         self.plan: Plan | None = None
         self.amounts = _Amounts([])
         self.sent, self.ended = 0, time.perf_counter()
-        self.loads: Callable[[], dict[str, Tensor]] = dict  # since the last step
+        self.experts: ExpertBalance | None = None  # what it observed in the last step
         self.compiling: Callable[[], float] = lambda: 0.0  # seconds since the start
         self.compiled = 0.0
         self.finished: Callable[[], StepMetrics] | None = None
@@ -86,11 +89,13 @@ class StepMeter:
         now, sent = time.perf_counter(), sum(self.groups.sent_bytes.values())
         seconds, amounts, norm = now - self.ended, self.amounts, self.norm
         step_bytes, compiled = sent - self.sent, self.compiling()
-        compile_seconds, loads = compiled - self.compiled, self.loads()
+        compile_seconds, experts = compiled - self.compiled, self.experts
+        loads, ratios = ({}, {}) if experts is None else (experts.loads, experts.ratios)
         self.finished = lambda: replace(
             self.numbers(step, seconds, amounts, norm, step_bytes),
             compile_seconds=compile_seconds,
             expert_loads={path: tuple(counts.tolist()) for path, counts in loads.items()},
+            expert_ratios=ratios,
         )
         self.ended, self.sent, self.norm, self.amounts = now, sent, None, _Amounts([])
         self.compiled = compiled

@@ -114,6 +114,7 @@ class Variants:
     def reset(self, seed: int) -> None:
         """Give all programs the seed of a checkpoint; copies of its tensors are out of date."""
         self.seed = seed
+        self.first.store.replicas.expire()
         for step in (self.first, *(variant.step for variant in self.known.values())):
             step.run.seed = seed
             if isinstance(step.store, BorrowedStore):

@@ -71,7 +71,16 @@ def shard_of(
             local = TensorBox(offsets, flat[position : position + count].view(sizes))
             chunks += unsliced(local, slices)
             position += count
+    if spec.order:
+        chunks = [row for chunk in chunks for row in _in_order(chunk, spec.order)]
     return LocalTensor(tuple(spec.type.shape), tuple(chunks))
+
+
+def _in_order(chunk: TensorBox, order: Sequence[int]) -> Iterator[TensorBox]:
+    """The rows of a chunk where they belong, of a tensor whose places have the indices of `order`."""
+    first, *rest = chunk.offsets
+    for at in range(chunk.values.shape[0]):
+        yield TensorBox((order[first + at], *rest), chunk.values.narrow(0, at, 1))
 
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]  # offsets and sizes

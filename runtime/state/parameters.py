@@ -37,6 +37,7 @@ from ..compression.transports import Transports
 from .exchanges.gradient_reductions import GradientReductions
 from .exchanges.updated_weights import UpdatedWeights
 from .exchanges.weight_gathers import WeightGathers
+from .experts.replicas import ExpertReplicas
 from .initialization import InitialValues
 from .local_parameter import FlatShardGroups, LocalParameter, inner_shard, shard
 
@@ -60,6 +61,7 @@ class ParameterStore:
             tuple(roles[level] for level in ZERO_ROLES) for roles in groups.roles
         )
         self.specs = {name: spec for spec in table.state_tensors for name in spec.names()}
+        self.replicas = self.make_replicas()
         self.parameters = {
             name: self.create(name, spec, initial)
             for name, spec in self.specs.items()
@@ -72,6 +74,10 @@ class ParameterStore:
         self.updated = UpdatedWeights(BUCKETS_AHEAD if limit_bytes else 0)
 
     # initialization
+
+    def make_replicas(self) -> ExpertReplicas:
+        """The replicas of experts on this rank."""
+        return ExpertReplicas(self.table, self.groups)
 
     def create(self, name: str, spec: ParameterSpec, initial: InitialValues) -> LocalParameter:
         """Take this rank's shard of the full initial tensor."""
@@ -86,6 +92,8 @@ class ParameterStore:
         exact = exact.to(getattr(torch, self.table.stepped_dtype(spec)))
         flat = exact.to(self.device, getattr(torch, spec.type.dtype), copy=True)
         parameter = LocalParameter(name, spec, tuple(local.shape), sharding, flat)
+        self.replicas.with_room(parameter)
+        flat = parameter.memory
         if spec.kind == "parameter" and spec.trainable:
             compressed = self.transports.compresses_weights(spec.mesh)
             parameter.has_master = exact.dtype != flat.dtype or (
@@ -99,6 +107,7 @@ class ParameterStore:
 
     def layout_shard(self, spec: ParameterSpec, full: Tensor) -> Tensor:
         mesh = self.table.meshes[spec.mesh]
+        full = full[list(spec.order)] if spec.order else full
         return local_shard(full, spec.factors, spec.layout, mesh, mesh.coordinate(self.groups.rank))
 
     def leaf_view(self, parameter: LocalParameter, flat: Tensor) -> Tensor:
@@ -118,7 +127,9 @@ class ParameterStore:
             name: self.parameters[name].unpadded(flat)
             for name, flat in self.gathers.take(parameters).items()
         }
-        return [gathered[p.name] if p.name in gathered else p.unpadded(p.flat) for p in parameters]
+        local = (gathered[p.name] if p.name in gathered else p.unpadded(p.flat) for p in parameters)
+        pairs = zip(parameters, local, strict=True)
+        return [self.replicas.with_replicas(p, value) for p, value in pairs]
 
     def prefetch(self, names: Sequence[str]) -> None:
         """Start to gather what a later call fetches, beside what runs before it."""
@@ -180,6 +191,7 @@ class ParameterStore:
         for _, members in self.by_mesh(updated):
             self.updated.gather(members, partial(self.transport_of, "weights", members))
         self.updated.begin()
+        self.replicas.expire()
 
     def in_order_of_use(self, parameters: Iterable[LocalParameter]) -> list[LocalParameter]:
         """Parameters by the first call that reads them."""
@@ -223,6 +235,7 @@ class ParameterStore:
     def drop_accumulated(self) -> None:
         """Drop what backward has accumulated and `synchronize` has not summed yet."""
         self.reductions.clear()
+        self.replicas.clear()
 
     def replace_buffers(self, updates: Mapping[str, Tensor]) -> None:
         """Set new values of buffers."""
@@ -290,7 +303,8 @@ class ParameterStore:
                 comm = self.comms[parameter.spec.mesh]
                 local = comm.all_gather(local, mesh.axes[axis].name, dim, outer)
                 layout[axis] = "R"
-        return local
+        order = torch.tensor(parameter.spec.order, device=local.device)
+        return local[order.argsort()] if len(order) else local
 
     def scatter(self, parameter: LocalParameter, full: Tensor) -> Tensor:
         """This rank's optimizer shard of a full tensor: the inverse of `gather`."""
@@ -310,6 +324,15 @@ class ParameterStore:
         parameter.flat.copy_(self.flat_shard(parameter, full.to(parameter.flat.dtype), 1))
         if parameter.leaf is not None and parameter.has_master:
             parameter.leaf.data.copy_(self.scatter(parameter, full.to(parameter.leaf.dtype)))
+        self.replicas.expire()
+
+    def reorder(self, table: ProgramTable) -> None:
+        """Take note that tensors lie as in this table, which has other orders."""
+        self.table = table
+        self.specs = {name: spec for spec in table.state_tensors for name in spec.names()}
+        for name, parameter in self.parameters.items():
+            parameter.spec = self.specs[name]
+        self.replicas.moves += 1
 
 
 def _named(names: Sequence[str], tensors: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -22,6 +22,7 @@ from ...comm.program_groups import MeshGroups
 from ...compression.transports import Transports
 from .. import unsharded
 from ..exchanges.row_gradients import rows_read, rows_where
+from ..experts.replicas import ExpertReplicas
 from ..initialization import InitialValues
 from ..local_parameter import LocalParameter
 from ..local_tensor import LocalTensor, shard_of
@@ -53,6 +54,12 @@ class BorrowedStore(ParameterStore):
         self.moves: dict[Hashable, Redistribution] = {}
         empty = InitialValues(torch.nn.Module())
         super().__init__(table, groups, comms, empty, lender.device, transports)
+
+    def make_replicas(self) -> ExpertReplicas:
+        """Those of the lender where both have the weights in the same shards."""
+        replicas = super().make_replicas()
+        replicas.share(self.lender.replicas, self.specs.keys() - set(self.copied))
+        return replicas
 
     def create(self, name: str, spec: ParameterSpec, initial: InitialValues) -> LocalParameter:
         """The lender's tensor, or room for a copy of it."""
@@ -87,7 +94,7 @@ class BorrowedStore(ParameterStore):
         self, names: tuple[str, ...], source: ParameterStore, target: ParameterStore, *levels: int
     ) -> Redistribution:
         """Who sends what, worked out once for some tensors; `levels` of the source and of the target."""
-        key = (names, source is self, levels)
+        key = (names, source is self, levels, self.lender.replicas.moves)
         if key not in self.moves:
             types = (
                 target.table.stepped_dtype(spec) if levels[1] == STEPPED else spec.type.dtype

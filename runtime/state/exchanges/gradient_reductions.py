@@ -9,7 +9,7 @@ collectives and begin to travel in backward (`gradient_buckets`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -46,9 +46,11 @@ class GradientReductions:
             if parameter.spec.sparse_gradient:
                 self.rows.add(parameter, gradient)
                 continue
+            dtype = self.store.summed_dtype(parameter)
+            gradient = self.store.replicas.at_home(parameter, gradient, dtype, self.expected)
             gradient = gradient.to_dense()  # of a table that others read otherwise
             flat = flatten(gradient, parameter.sharding.padded_elements)
-            flat = flat.to(self.store.summed_dtype(parameter))
+            flat = flat.to(dtype)
             del gradient  # what is in the list may be a copy
             if self.travels(parameter):
                 parameters.append(parameter)
@@ -106,6 +108,11 @@ class GradientReductions:
             parameter.gradient, parameter.owns_gradient = parameter.gradient + flat, True
 
     @cached_property
+    def expected(self) -> Mapping[str, int]:
+        """Gradients of a step, by parameter."""
+        return self.store.readers()
+
+    @cached_property
     def buckets(self) -> GradientBuckets:
         """The buckets of all parameters whose sums are completed in them."""
         store = self.store
@@ -121,7 +128,7 @@ class GradientReductions:
                 for bucket in divided(row, dtype, *self.step_groups(mesh, axes))
             ],
             self.limit_bytes,
-            store.readers(),
+            self.expected,
         )
 
     def step_groups(self, mesh: int, axes: tuple[str, ...]) -> tuple[Group, Group]:

@@ -12,6 +12,7 @@ from ....ir.compression.program import Payload
 from ...comm.buckets import Transport
 from ...comm.program_groups import MeshGroups
 from ...compression.transports import Transports
+from ..experts.replicas import ExpertReplicas
 from ..local_parameter import FlatShardGroups, LocalParameter
 
 
@@ -23,6 +24,7 @@ class ReducedParameters(Protocol):
     flat_groups: tuple[FlatShardGroups, ...]
     transports: Transports
     device: torch.device
+    replicas: ExpertReplicas
 
     def readers(self) -> Mapping[str, int]:
         """By tensor that gradients reach, how often calls of a step read it."""

@@ -62,6 +62,7 @@ def store_of(rank: int, sizes: dict[str, int], module: torch.nn.Module) -> Param
         mesh=mesh,
         meshes=(mesh,),
         state_tensors=(parameter_spec,),
+        expert_slots=0,
         micro_batches=1,
         compression=(),
         calls=(),

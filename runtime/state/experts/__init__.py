@@ -1,0 +1,1 @@
+"""Replicas of experts on ranks, and experts that move between them."""

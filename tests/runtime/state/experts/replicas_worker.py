@@ -1,0 +1,156 @@
+"""Run by torchrun: experts that have replicas and move while they train, against the eager module.
+
+Which experts are hot changes from step to step; the module's router adds what the batch says.
+"""
+
+import json
+import sys
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+import plait
+from plait.runtime.launch.session import session
+from plait.runtime.state.optimizer_state import local_items
+
+EXPERTS, WIDTH, CHOICES = 8, 16, 2
+OPTIMIZER = {"optimizer": torch.optim.AdamW, "optimizer_args": {"lr": 0.01}}
+HOT = ((0, 1, 2, 3), (0, 1, 2, 3), (4, 5), (4, 5), (0, 1, 2, 3), (0, 1, 2, 3))  # by step
+
+
+class Layer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        from transformers import MixtralConfig
+        from transformers.models.mixtral.modeling_mixtral import MixtralExperts
+
+        config = MixtralConfig(hidden_size=WIDTH, intermediate_size=24, num_local_experts=EXPERTS)
+        config._experts_implementation = "grouped_mm"
+        self.gate = nn.Linear(WIDTH, EXPERTS, bias=False)
+        self.experts = MixtralExperts(config)
+        for weight in self.experts.parameters():
+            nn.init.normal_(weight, std=0.2)
+
+    def forward(self, x, hot):
+        rows = x.flatten(0, 1)
+        shares = (self.gate(rows) + hot.flatten(0, 1)).softmax(-1)
+        share, choice = shares.topk(CHOICES, -1)
+        mixed = self.experts(rows, choice, share / share.sum(-1, keepdim=True))
+        return x + mixed.view_as(x)
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(WIDTH, WIDTH)
+        self.layers = nn.ModuleList(Layer() for _ in range(2))
+        self.head = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x, hot, y):
+        h = self.first(x)
+        for layer in self.layers:
+            h = layer(h, hot)
+        return (self.head(h) - y).square().mean()
+
+
+def batch(step):
+    generator = torch.Generator().manual_seed(step)
+    hot = torch.zeros(EXPERTS, dtype=torch.float64)
+    hot[list(HOT[step])] = 4.0
+    x, y = (torch.randn(8, 32, WIDTH, generator=generator, dtype=torch.float64) for _ in range(2))
+    return {"x": x, "hot": hot.expand(8, 32, EXPERTS).contiguous(), "y": y}
+
+
+def eager(module):
+    """Losses and weights of the module with its own optimizer."""
+    for layer in module.layers:
+        layer.experts.config._experts_implementation = "eager"
+    optimizer, losses = torch.optim.AdamW(module.parameters(), lr=0.01), []
+    for step in range(len(HOT)):
+        optimizer.zero_grad()
+        loss = module(**batch(step))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    with torch.no_grad():
+        return losses, module.state_dict(), module.eval()(**batch(0)).item()
+
+
+def everything(program):
+    """All weights and states of the optimizer, whole."""
+    tensors = program.state_dict()
+    for name, items in sorted(local_items(program.updates).items()):
+        parameter = program.store.parameters[name]
+        for key, value in items.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.leaf.shape:
+                tensors[f"{name} {key}"] = program.store.gather(parameter, value)
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def moved(program):
+    """Whether all stays as it is, bit by bit, when experts go to other homes and back."""
+    first = everything(program)
+    for order in (
+        torch.randperm(EXPERTS, generator=torch.Generator().manual_seed(1)).tolist(),
+        range(EXPERTS),
+    ):
+        for path, placement in program.experts.placements.items():
+            count = len(placement.homes[0])
+            homes = tuple(tuple(order[i : i + count]) for i in range(0, EXPERTS, count))
+            empty = tuple((-1,) * len(row) for row in placement.replicas)
+            shares = tuple((1.0,) * count + (0.0,) * len(row) for row in empty)
+            program.experts.place({path: type(placement)(homes, empty, shares)})
+        second = everything(program)
+        if first.keys() != second.keys() or not all(first[n].equal(second[n]) for n in first):
+            return False
+    return True
+
+
+def run(module, pin, slots, options):
+    program = plait.parallelize(
+        deepcopy(module),
+        batch(0),
+        pin=pin,
+        expert_slots=slots,
+        cluster="2x2xh100",
+        **OPTIMIZER,
+        **options,
+    )
+    losses, ratios, homes, replicas = [], [], set(), 0
+    for step in range(len(HOT)):
+        losses.append(float(program.step(batch(step))))
+        ratios.append(max(program.metrics.expert_ratios.values()))
+        for placement in program.experts.placements.values():
+            homes.add(placement.homes)
+            replicas += placement.has_replicas
+    row = {"losses": losses, "ratios": ratios, "homes": len(homes), "replicas": replicas}
+    row["evaluated"] = float(program.eval(batch(0)))
+    return row | {"moved": moved(program)}, program.state_dict()
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    with session() as rank:
+        torch.manual_seed(0)
+        module = Net().double()
+        losses, weights, evaluated = eager(deepcopy(module))
+        rows = {}
+        for case in json.loads(sys.argv[2]):
+            row, values = run(module, case["pin"], case["slots"], case["options"])
+            row["loss_error"] = max(
+                abs(a - b) for a, b in zip(row.pop("losses"), losses, strict=True)
+            )
+            row["evaluation_error"] = abs(row.pop("evaluated") - evaluated)
+            row["weight_error"] = max(
+                float((values[n] - w).abs().max() / w.abs().max()) for n, w in weights.items()
+            )
+            rows[case["pin"]] = row
+        if rank == 0:
+            Path(sys.argv[1]).write_text(json.dumps(rows))
+        dist.barrier()
+
+
+main()
