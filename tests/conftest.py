@@ -1,5 +1,7 @@
 """What tests share: every model of the zoo, traced once, and ranks that are forked."""
 
+import gc
+
 import pytest
 
 from plait.api.commands import output
@@ -41,3 +43,9 @@ def _json_is_as_its_schema_says():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(output, "json_text", reports.checked(output.json_text))
         yield
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: the collector need not walk it for every test."""
+    gc.collect()
+    gc.freeze()

@@ -23,12 +23,13 @@ PRELOADED = [
     "torch.distributed",
     "torch.distributed.checkpoint.state_dict_saver",
     "torch.distributed.checkpoint.state_dict_loader",
-    "plait.ir.capture",
+    "plait.ir.capture.tracing",
     "plait.ir.capture.operators.elementary",
     "plait.runtime.program",
     "plait.runtime.verification.reference",
     "plait.tests.zoo",
     "transformers.models.gpt2.modeling_gpt2",  # and what all models of transformers share
+    "plait.tests.frozen",
 ]
 
 

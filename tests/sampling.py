@@ -8,7 +8,12 @@ import pytest
 
 def some(values: Iterable[Any], share: int) -> list[Any]:
     """All values as parameters; only every `share`-th is not marked `long`."""
+    return some_rows(((value,) for value in values), share)
+
+
+def some_rows(rows: Iterable[tuple[Any, ...]], share: int) -> list[Any]:
+    """As `some`, for several parameters at a time."""
     return [
-        value if number % share == 0 else pytest.param(value, marks=pytest.mark.long)
-        for number, value in enumerate(values)
+        pytest.param(*row, marks=[pytest.mark.long] if number % share else [])
+        for number, row in enumerate(rows)
     ]

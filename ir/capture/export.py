@@ -29,10 +29,10 @@ from .backward.functions import recorded_functions
 from .backward.tensor_hooks import hooked_parameters, recorded_hooks, refuse_own_gradients
 from .literals import DTYPES, tensor_type
 from .locate import current_user_line, trace_error
-from .moe_modules import recorded_experts
 from .outputs import ForwardOutputs, stand_in_loss
 from .python_state.rebound import module_tensors, write_rebound
 from .replaced import flexible
+from .replaced.experts import recorded_experts
 from .replaced.norms import BatchNorm, batch_norm
 from .replaced.sequences import Sequences
 from .replaced.transforms import Transforms

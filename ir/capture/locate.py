@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from ..errors import TraceError
 from .torch_private import DATA_DEPENDENT_ERRORS
@@ -19,7 +18,6 @@ from .torch_private import DATA_DEPENDENT_ERRORS
 _PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _TORCH_ROOT = os.path.dirname(os.path.abspath(torch.__file__))
 _INSTALLED = tuple(sysconfig.get_path(kind) for kind in ("purelib", "platlib", "stdlib"))
-_DATA_DEPENDENT = (*DATA_DEPENDENT_ERRORS, GuardOnDataDependentSymNode)
 
 
 def _inside(file: str, folders: tuple[str, ...]) -> bool:
@@ -61,13 +59,15 @@ def line_text(file: str, line: int) -> str:
 
 def depends_on_data(error: BaseException) -> bool:
     """Whether an error says that a value or a size depends on data."""
-    return isinstance(error, _DATA_DEPENDENT)
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode  # imports sympy
+
+    return isinstance(error, (*DATA_DEPENDENT_ERRORS, GuardOnDataDependentSymNode))
 
 
 def trace_error(error: BaseException) -> TraceError:
     """The TraceError for an exception that the user's forward raised while it was recorded."""
     where = user_location(error.__traceback__)
-    if isinstance(error, _DATA_DEPENDENT):
+    if depends_on_data(error):
         operator = getattr(error, "func", None)
         detail = f"({operator}) " if operator is not None else ""
         return TraceError(

@@ -32,7 +32,6 @@ from ...ir.ranges import Amount, Bytes, Index, Integer
 from ..comm.process_group import Group
 from ..state.local_tensor import LocalTensor, whole
 from ..state.optimizer_state import StoredGroup
-from . import tensor_files
 
 MANIFEST, FORMAT, PREFIX = "manifest.json", "plait/checkpoint", "generation-"
 KEEP = 2
@@ -102,6 +101,10 @@ def complete(
 ) -> None:
     """Write a generation, and remove all but the last `keep`; all ranks of the group together. Each
     gives what it has of the tensors; the manifest is rank 0's. Leaves nothing where it fails."""
+    from . import (
+        tensor_files,  # imports torch's checkpoints: half a second that no start should pay
+    )
+
     try:
         tensor_files.write(group, path, tensors)
         files = together(group, lambda: _files_of(path, group.rank))
@@ -188,6 +191,8 @@ def read_all(
     group: Group, folder: Path, generation: int | None = None
 ) -> tuple[Manifest, dict[str, Tensor]]:
     """The whole tensors of a generation, on every rank."""
+    from . import tensor_files
+
     newest = find(group, folder, generation)
     tensors = {
         t.name: torch.empty(t.shape, dtype=getattr(torch, t.dtype)) for t in newest.manifest.tensors
@@ -291,9 +296,11 @@ def _sync_directory(path: Path) -> None:
 
 def _files_of(path: Path, rank: int) -> list[StoredFile]:
     """What a rank has written of a generation."""
+    from .tensor_files import METADATA
+
     with naming(path):
         files = sorted(path.glob(f"__{rank}_*"))
-    files += [path / tensor_files.METADATA] if rank == 0 else []
+    files += [path / METADATA] if rank == 0 else []
     return [_stored(file) for file in files]
 
 

@@ -32,7 +32,7 @@ from ..state.optimizer_state import (
     unpack_scheduler,
 )
 from ..state.parameters import ParameterStore
-from . import generations, tensor_files
+from . import generations
 from .background import BackgroundWork
 from .generations import Manifest, StoredTensor
 
@@ -180,6 +180,8 @@ def load_checkpoint(
 
     Raises FileError for a damaged one, MismatchError when it is of another model or optimizer.
     """
+    from . import tensor_files  # as in `generations.complete`
+
     finish_saving(program)
     group = program.groups.pool.storage()
     generation_found = generations.find(group, folder, generation, fall_back=fall_back)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ...ir.capture import Source
-from ...ir.capture import execute as interpret
 from ...ir.capture.batch import call, leaves, rebuild
+from ...ir.capture.execute import execute as interpret
 from ...ir.capture.export import loss_of
 from ...ir.model.model import Model
 from ..torch_private import flex_attention_of_cpu

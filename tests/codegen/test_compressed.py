@@ -33,10 +33,7 @@ CASES = {
     "gradients per call": ("zero2=4", "sdp4bit"),
     "per call of two": ("dp=2,zero3=2", "sdp4bit"),
 }
-SOME = (
-    *("plain", "feedback", "zero plain", "zero", "zero in stages", "both", "signs"),
-    *("per call plain", "per call"),
-)
+SOME = (*("plain", "feedback", "zero plain", "zero", "signs"), *("per call plain", "per call"))
 MOVES = {  # checkpoints, and the cases whose plans they are loaded under
     "fewer workers": ("feedback", "signs"),
     "uncompressed": ("feedback", "plain"),

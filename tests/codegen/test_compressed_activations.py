@@ -48,7 +48,14 @@ PLAIN = {
     "tp fp8": "tp",
     "both int8": "both",
 }
-LONG = {"pp fp8", "pieces", "pieces int8", "tp int8"}  # trained by `make test-all` only
+LONG = {
+    "pp fp8",
+    "pieces",
+    "pieces int8",
+    "tp int8",
+    "both",
+    "both int8",
+}  # trained by `make test-all` only
 TURNS = {"all_reduce": 2}  # how often the part of others goes round
 
 

@@ -112,7 +112,7 @@ CASES = [
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("case", some(CASES, 4))
+@pytest.mark.parametrize("case", some(CASES, 8))
 def test_random_layers_compute_what_one_process_computes(case, tmp_path):
     strategy, ranks, name = case
     for verdict in verify(jobs(name, tmp_path, strategy, ranks, range(2)), ranks, 300):

@@ -92,12 +92,11 @@ def mixed(made_from: Sourced, folder: Path, layouts=MIXED) -> list[Job]:
 
 
 @pytest.fixture(
-    scope="module", params=[6, pytest.param(1, marks=pytest.mark.long)], ids=["sixth", "all"]
+    scope="module", params=[11, pytest.param(1, marks=pytest.mark.long)], ids=["some", "all"]
 )
 def verdicts(request, tmp_path_factory):
     """Verdicts by the name of what is tested: starting ranks costs more than running a program, so
-    all programs run in one launch. By default every model takes a sixth of the strategies, another
-    sixth each."""
+    all programs run in one launch. By default every model takes some of the strategies, others each."""
     share, folder = request.param, tmp_path_factory.mktemp("programs")
     sources = {n: sourced(n, folder, "4, seq=16") for n in ("gpt2", "llama", "bert", "mixtral")}
     jobs = {
@@ -127,10 +126,10 @@ def verdicts(request, tmp_path_factory):
         )
     ]
     jobs["experts"] = programs(
-        "mixtral", sources["mixtral"], folder, EXPERTS if share == 1 else EXPERTS[::2]
+        "mixtral", sources["mixtral"], folder, EXPERTS if share == 1 else EXPERTS[::3]
     )
     for i, name in enumerate(("gpt2", "llama")):
-        layouts = MIXED if share == 1 else MIXED[i::2]
+        layouts = MIXED if share == 1 else MIXED[i::3]
         jobs[f"{name}, mixed"] = mixed(sources[name], folder / f"{name}_mixed", layouts)
     (folder / "broken").mkdir()
     jobs["broken"] = [broken(sources["llama"], folder / "broken")]
@@ -141,7 +140,7 @@ def verdicts(request, tmp_path_factory):
 @pytest.mark.ranks
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
 def test_every_strategy_computes_what_one_process_computes(name, verdicts):
-    assert len(verdicts[name]) >= len(STRATEGIES) // 6
+    assert len(verdicts[name]) >= len(STRATEGIES) // 11
     for verdict in verdicts[name]:
         assert verdict.passed, str(verdict)
 
@@ -162,7 +161,7 @@ def test_every_schedule_computes_what_one_process_computes(verdicts):
 
 @pytest.mark.ranks
 def test_experts_apart_compute_what_one_process_computes(verdicts):
-    assert len(verdicts["experts"]) >= len(EXPERTS[::2])
+    assert len(verdicts["experts"]) >= len(EXPERTS[::3])
     for verdict in verdicts["experts"]:
         assert verdict.passed, str(verdict)
 
@@ -175,6 +174,6 @@ def test_a_removed_collective_is_noticed(verdicts):
 @pytest.mark.ranks
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_layers_of_one_plan_may_differ(name, verdicts):
-    assert len(verdicts[f"{name}, mixed"]) >= len(MIXED) // 2
+    assert len(verdicts[f"{name}, mixed"]) >= len(MIXED) // 3
     for verdict in verdicts[f"{name}, mixed"]:
         assert verdict.passed, verdict

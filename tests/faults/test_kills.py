@@ -9,7 +9,7 @@ from plait.tests.faults.kills import survive
 
 @pytest.mark.ranks
 def test_a_killed_run_goes_on(tmp_path: Path) -> None:
-    print(survive(tmp_path, kills=1, batches=30, seed=1))
+    print(survive(tmp_path, kills=1, batches=20, seed=1))
 
 
 @pytest.mark.long

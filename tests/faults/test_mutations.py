@@ -16,9 +16,8 @@ from plait.ir.plan.strategy import parse_strategy
 from plait.runtime.verification.verify import Job, verify
 from plait.tests.faults.mutations import MUTATIONS, Mutation, Setting
 
-SAMPLE = (  # of every kind: generated text, the runtime's objects, masks, buffers, the trace
+SAMPLE = (  # generated text, masks, the runtime's objects, the trace; buffers only in all
     "an all-reduce is missing",
-    "a buffer stays stale",
     "a seed per rank",
     "a part of a tied weight's gradient is lost",
     "the trace has another factor than the module",

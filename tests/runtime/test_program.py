@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 
 from plait.tests.ranks import launch
+from plait.tests.sampling import some
 
 HERE = Path(__file__).parent
 
 
 @pytest.mark.ranks
-def test_every_role_computes_the_same_as_one_process(tmp_path: Path) -> None:
-    target = [str(HERE / "toy_worker.py"), str(tmp_path)]
+@pytest.mark.parametrize("share", some([2, 1], 2))
+def test_every_role_computes_the_same_as_one_process(share: int, tmp_path: Path) -> None:
+    target = [str(HERE / "toy_worker.py"), str(tmp_path), str(share)]
     outputs = launch(4, target, timeout_seconds=180)
     assert [o.split() for o in outputs] == [["done", str(rank)] for rank in range(4)]

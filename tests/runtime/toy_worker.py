@@ -125,11 +125,13 @@ def files(root: Path, rank: int) -> None:
 
 
 def main() -> None:
-    root = Path(sys.argv[1])
+    root, share = Path(sys.argv[1]), int(sys.argv[2])
     losses, gradients, state = reference()
     with session() as rank:
         pool = GroupPool(rank, PATIENT)
         for number, (sizes, micro_batches, *fraction) in enumerate(PLANS):
+            if number % share and number not in RESUMED:
+                continue
             folder = root / str(number)
             if rank == 0:
                 schedule = "gpipe" if number % 2 else "1f1b"

@@ -8,6 +8,7 @@ from plait.api.cli import main
 from plait.api.plans.engine_plans import export
 from plait.api.plans.plan_object import load_plan
 from plait.tests.paths import LLAMA
+from plait.tests.sampling import some_rows
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("engine", "suffix", "strategy", "memory"), CASES)
+@pytest.mark.parametrize(("engine", "suffix", "strategy", "memory"), some_rows(CASES, 2))
 def test_a_plan_for_an_engine_comes_back(planned, tmp_path, engine, suffix, strategy, memory):
     flags = ("--engine", engine, "--pin", strategy, "--memory-actions", memory)
     plan = planned(*flags, "--micro-batches", "2")

@@ -15,6 +15,7 @@ from plait.codegen.compression.triton import source
 from plait.ir.compression.lower import lower
 from plait.ir.compression.registry import PROGRAMS
 from plait.runtime.compression.backends.native import BuildError
+from plait.tests.sampling import some
 
 WORKER = Path(__file__).with_name("triton_worker.py")
 GPUS = ("cuda:80", "cuda:90", "cuda:100", "hip:gfx90a", "hip:gfx942")
@@ -36,16 +37,17 @@ def test_every_kernel_is_python_under_its_name():
 
 
 @needs_triton
-def test_every_kernel_equals_the_reference(tmp_path):
+@pytest.mark.parametrize("share", some([4, 1], 2))
+def test_every_kernel_equals_the_reference(share, tmp_path):
     """In an own process: the interpreter is chosen when Triton is imported."""
     done = subprocess.run(
-        [sys.executable, str(WORKER), str(tmp_path)],
+        [sys.executable, str(WORKER), str(tmp_path), str(share)],
         capture_output=True,
         text=True,
         env={**os.environ, "TRITON_INTERPRET": "1"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert int(re.match(r"(\d+) kernels", done.stdout)[1]) > 150
+    assert int(re.match(r"(\d+) kernels", done.stdout)[1]) > 150 // share
 
 
 def check(pipelines, targets, folder):

@@ -29,11 +29,11 @@ def compare(kernel, elements, codec):
     return differences
 
 
-def main(folder):
+def main(folder, share):
     """Equal kernels once, on one instance that is full and one that is not."""
     torch.manual_seed(0)
-    named = {k.name: (k, p.tile) for p in pipelines() for k in p.kernels}
-    codec = TritonCodec(imported(source(*pipelines()), Path(folder)))
+    named = {k.name: (k, p.tile) for p in pipelines(share) for k in p.kernels}
+    codec = TritonCodec(imported(source(*pipelines(share)), Path(folder)))
     for kernel, tile in {kernel_signature(k): (k, tile) for k, tile in named.values()}.values():
         elements = -(-(INSTANCE_ELEMENTS + 1) // tile) * tile
         for expected, got in zip(*compare(kernel, elements, codec), strict=True):
@@ -41,4 +41,4 @@ def main(folder):
     print(len(named), "kernels")
 
 
-main(sys.argv[1])
+main(sys.argv[1], int(sys.argv[2]))

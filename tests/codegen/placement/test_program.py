@@ -12,8 +12,8 @@ from plait.codegen import write_program
 from plait.codegen.placement import compile_placement
 from plait.codegen.placement.actions import ReceiveTensor, RunUnit, SendTensor, rank_actions
 from plait.codegen.placement.assignment import assign
-from plait.ir.capture import execute, materialize, trace
-from plait.ir.capture.execute import constant
+from plait.ir.capture import materialize, trace
+from plait.ir.capture.execute import constant, execute
 from plait.ir.errors import MismatchError, UsageError
 from plait.ir.files.json_files import dump
 from plait.ir.lowering.cast import cast_model

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from plait.ir.capture import execute
+from plait.ir.capture.execute import execute
 from plait.ir.lowering.cast import cast_model
 from plait.ir.model.model import Model
 

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.ir.capture import execute, trace
+from plait.ir.capture import trace
+from plait.ir.capture.execute import execute
 from plait.ir.errors import TraceError
 from plait.tests.ir.capture import eager
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from plait.ir.capture import resolve, run_ops
+from plait.ir.capture.execute import run_ops
 from plait.ir.capture.literals import decode, encode
+from plait.ir.capture.resolve import resolve
 from plait.ir.errors import FileError
 from plait.ir.model.model import Op, Ref
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from plait.ir.capture import execute, trace
+from plait.ir.capture import trace
+from plait.ir.capture.execute import execute
 
 PAYLOAD = 'a", None) or getattr(__import__("os"), "mkdir")("{}") or getattr(self, "b'
 NAMES = [

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from plait.ir.capture import execute, trace
+from plait.ir.capture import trace
+from plait.ir.capture.execute import execute
 from plait.ir.errors import UsageError
 from plait.ir.lowering.cast import cast_model, in_precision
 from plait.tests.ir.capture import eager

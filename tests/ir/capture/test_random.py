@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from plait.ir.capture import execute, trace
+from plait.ir.capture import trace
+from plait.ir.capture.execute import execute
 from plait.tests import zoo
 from plait.tests.ir.capture import eager
 

@@ -258,7 +258,7 @@ def test_the_judge_can_fail() -> None:
 
 
 def _judge(traced, model, given) -> None:
-    from plait.ir.capture import execute
+    from plait.ir.capture.execute import execute
     from plait.tests.ir.capture import eager
 
     _, gradients, _ = execute(traced, eager.state_tensors(model), eager.tensors(traced, given))

@@ -12,7 +12,7 @@ from plait.planner.search.first_plan import MOST_TRIED, first_fitting
 
 
 def test_time_that_is_up_leaves_a_plan_or_says_so(traced):
-    model, cluster = traced("llama"), load_cluster("2x4xh100")
+    model, cluster = traced("gpt2"), load_cluster("2x2xh100")
     first = plan(model, cluster, PlanOptions(time_limit_seconds=1e-9))
     assert not first.complete
     assert first.peak_bytes <= first.memory_limit_bytes

@@ -6,8 +6,9 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from plait.ir.capture import Source, execute, trace
+from plait.ir.capture import Source, trace
 from plait.ir.capture.batch import leaves
+from plait.ir.capture.execute import execute
 from plait.ir.lowering.cast import cast_model
 from plait.runtime.verification.bare_module import bare_source
 from plait.runtime.verification.compare import errors

@@ -5,7 +5,8 @@ import torch
 from torch import distributions, nn
 from torch.nn import functional as F
 
-from plait.ir.capture import execute, trace
+from plait.ir.capture import trace
+from plait.ir.capture.execute import execute
 
 COUNT = 20_000
 TOLERANCE = 0.03  # about four standard errors of 20,000 numbers

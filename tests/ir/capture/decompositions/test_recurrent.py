@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from plait.ir.capture import execute, trace
+from plait.ir.capture import trace
+from plait.ir.capture.execute import execute
 
 
 class Read(nn.Module):

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from plait.ir.capture import execute, trace
+from plait.ir.capture import trace
+from plait.ir.capture.execute import execute
 from plait.tests.ir.capture import eager
 
 F64 = {"dtype": torch.float64}

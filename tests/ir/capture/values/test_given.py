@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from plait.ir.capture import execute, trace
+from plait.ir.capture import trace
+from plait.ir.capture.execute import execute
 from plait.ir.errors import TraceError
 
 
@@ -34,34 +35,6 @@ def test_sizes_of_pictures_are_constants_that_a_step_checks() -> None:
     torch.testing.assert_close(gradients["rows.weight"], module.rows.weight.grad)
     with pytest.raises(RuntimeError, match=r"h, w in grid.tolist.*made for the values"):
         execute(model, state, [patches, grid.flip(0)])
-
-
-class Bounds(nn.Module):
-    """Slices, a power and a width by numbers of buffers, of which the step may change one."""
-
-    def __init__(self, counting: bool) -> None:
-        super().__init__()
-        self.linear, self.counting = nn.Linear(6, 6).double(), counting
-        self.register_buffer("ends", torch.tensor([0, 2, 5]))
-        self.register_buffer("power", torch.tensor(1.5))
-
-    def forward(self, x):
-        first, last = self.ends[0], int(self.ends[1].item() + 1)
-        hidden = self.linear(x)[:, first:last].abs() ** float(self.power)
-        if self.counting:
-            self.ends += 1
-        return hidden.view(-1, int(self.ends[1])).mean()
-
-
-def test_numbers_of_buffers_are_constants_that_a_step_checks() -> None:
-    module, x = Bounds(False), torch.randn(4, 6, dtype=torch.float64)
-    model = trace(module, x)
-    state = {n: t.detach() for n, t in module.state_dict().items()}
-    torch.testing.assert_close(execute(model, state, [x]).loss, module(x).detach())
-    with pytest.raises(RuntimeError, match=r"ends\[1\].*made for the values 3"):
-        execute(model, {**state, "ends": state["ends"] + 1}, [x])
-    with pytest.raises(TraceError, match=r"ends\[1\].*buffer ends, which the step changes"):
-        trace(Bounds(True), x)
 
 
 class HalfInside(nn.Module):

@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .operators.elementary import OPS
-from .operators.gates import recorded_gate
-from .torch_private import outside_modes
+from ..operators.elementary import OPS
+from ..operators.gates import recorded_gate
+from ..torch_private import outside_modes
 
 SORTED = "grouped_mm"
 UNSUPPORTED = ("has_post_expert_norm", "_is_expert_parallel")
