@@ -6,7 +6,6 @@ from torch import nn
 
 from plait.ir.capture import trace
 from plait.ir.capture.execute import execute
-from plait.ir.errors import TraceError
 
 
 class Grids(nn.Module):
