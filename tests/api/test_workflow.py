@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import plait
+from plait.tests.our_warnings import our_warnings_are_errors
 from plait.tests.paths import ROOT
 
 
@@ -23,12 +24,14 @@ class Net(nn.Module):
 
 @pytest.fixture(scope="module")
 def model():
-    return plait.trace(Net(), (torch.zeros(16, 32),))
+    with our_warnings_are_errors():
+        return plait.trace(Net(), (torch.zeros(16, 32),))
 
 
 @pytest.fixture(scope="module")
 def plan(model):
-    return plait.plan(model, cluster=plait.Cluster.preset("4xh100"))
+    with our_warnings_are_errors():
+        return plait.plan(model, cluster=plait.Cluster.preset("4xh100"))
 
 
 def test_a_plan_answers_what_people_ask(plan, model):
@@ -53,7 +56,8 @@ def test_two_plans_differ_by_term(plan, model):
 
 
 def test_a_program_is_written(plan, model, tmp_path):
-    folder = plait.compile(plan, model, tmp_path / "program")
+    with our_warnings_are_errors():
+        folder = plait.compile(plan, model, tmp_path / "program")
     assert (folder / "main.py").exists()
 
 

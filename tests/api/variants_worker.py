@@ -12,6 +12,7 @@ from torch import nn
 import plait
 from plait.codegen import compile_program, write_program
 from plait.runtime.launch.session import begin
+from plait.tests.our_warnings import our_warnings_are_errors
 
 PLANS = ("dp=2", "zero3=2", "tp=2", "pp=2")
 SIZES = (8, 8, 4, 7, 8)  # samples of a step's batch: a small one, and one that 2 ranks cannot split
@@ -157,4 +158,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with our_warnings_are_errors():
+        main()

@@ -17,6 +17,7 @@ from plait.runtime.comm.process_group import GroupPool
 from plait.runtime.comm.watchdog import PATIENT
 from plait.runtime.launch.session import session
 from plait.runtime.program import Program
+from plait.tests.our_warnings import our_warnings_are_errors
 from plait.tests.runtime import toy
 
 # fmt: off
@@ -153,4 +154,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with our_warnings_are_errors():
+        main()
