@@ -68,7 +68,7 @@ def _option(split: OpSplit, number: int, function: Function, known: OpAxes) -> O
     option = known.option(split)
     if option is None:
         op = function.ops[number]
-        where = f"operator {number} ({' '.join(filter(None, (op.scope, op.target)))})"
+        where = f"operator {number} ({op.place()})"
         names = ", ".join(map(str, known.by_name))
         raise MismatchError(
             f"{function.name}: {where} has no split {str(split)!r}; there are: {names}"

@@ -144,4 +144,4 @@ def _parent(name: str) -> str:
 
 
 def _described(op: Op) -> str:
-    return f"{op.target} in {op.scope}" if op.scope else op.target
+    return op.place()

@@ -152,7 +152,8 @@ class _Assembler:
         key = (segment.name if segment.unit is None else "", inputs, lines, outputs)
         if key not in self.functions:
             named = FunctionBody(self.function_name(segment), body.ops, body.inputs, body.outputs)
-            step = Differentiate(types, self.scopes(segment), self.observer)
+            lines = {str(n): i.line for n, i in enumerate(self.invocations) if i.line}
+            step = Differentiate(types, self.scopes(segment), lines, self.observer)
             self.functions[key] = run(step, named, self.observer)
         return self.functions[key]
 

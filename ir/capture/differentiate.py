@@ -54,12 +54,13 @@ class FunctionBody:
 class Differentiate(Pass[FunctionBody, Function], frozen=True):
     """Derive the joint graph of a body whose values have these `types`.
 
-    `scopes` maps the invocation numbers in `Op.scope` to module paths. Raises TraceError where no
-    gradient can be derived.
+    `scopes` and `lines` map the invocation numbers in `Op.scope` to module paths and lines. Raises
+    TraceError where no gradient can be derived.
     """
 
     types: Sequence[TensorType]
     scopes: dict[str, str]
+    lines: dict[str, str]
     observer: Observer | None = None
     name = "differentiate"
 
@@ -78,7 +79,40 @@ class Differentiate(Pass[FunctionBody, Function], frozen=True):
         forward_values = {r for op in needed for r in op.results if r >= 0}
         backward = [op for op in joint.ops if forward_values.isdisjoint(op.results)]
         forward = [op for op in joint.ops if not forward_values.isdisjoint(op.results)]
-        return _numbered(value, forward, backward, joint, self.scopes)
+        return self.numbered(value, forward, backward, joint)
+
+    def numbered(
+        self, body: FunctionBody, forward: list[Op], backward: list[Op], joint: JointGraph
+    ) -> Function:
+        """Build the function, values numbered: inputs, tangents, then results in order."""
+        input_count, tangent_count = len(body.inputs), sum(wanted for _, wanted in body.outputs)
+        results, gradients = joint.outputs[: len(body.outputs)], joint.outputs[len(body.outputs) :]
+        number = {value: value for value in range(input_count + tangent_count)}
+        for op in (*forward, *backward):
+            for result in op.results:
+                if result >= 0:
+                    number[result] = len(number)
+        types = tuple(joint.types[value] for value in number)
+        ops = tuple(
+            replace(
+                substitute(op, number),
+                results=tuple(-1 if r < 0 else number[r] for r in op.results),
+                scope=self.scopes.get(op.scope, ""),
+                line=self.lines.get(op.scope, ""),
+            )
+            for op in (*forward, *backward)
+        )
+        queue = iter(gradients)
+        inputs = tuple(
+            Input(n, i.kind, i.name, number[next(queue)] if i.wanted and gradients else None)
+            for n, i in enumerate(body.inputs)
+        )
+        tangent = iter(range(input_count, input_count + tangent_count))
+        outputs = tuple(
+            Output(number[r], next(tangent) if wanted else None)
+            for r, (_, wanted) in zip(results, body.outputs, strict=True)
+        )
+        return Function(body.name, types, inputs, outputs, ops, len(forward))
 
 
 def _with_row_gradients(joint: JointGraph, body: FunctionBody) -> JointGraph:
@@ -184,40 +218,3 @@ def _hooks(mark: Any) -> tuple[Any, Any]:
 
 def _fake(type_: TensorType) -> Tensor:
     return torch.empty(type_.shape, dtype=DTYPES[type_.dtype], device="cpu")
-
-
-def _numbered(
-    body: FunctionBody,
-    forward: list[Op],
-    backward: list[Op],
-    joint: JointGraph,
-    scopes: dict[str, str],
-) -> Function:
-    """Build the function, values numbered: inputs, tangents, then results in order."""
-    input_count, tangent_count = len(body.inputs), sum(wanted for _, wanted in body.outputs)
-    results, gradients = joint.outputs[: len(body.outputs)], joint.outputs[len(body.outputs) :]
-    number = {value: value for value in range(input_count + tangent_count)}
-    for op in (*forward, *backward):
-        for result in op.results:
-            if result >= 0:
-                number[result] = len(number)
-    types = tuple(joint.types[value] for value in number)
-    ops = tuple(
-        replace(
-            substitute(op, number),
-            results=tuple(-1 if r < 0 else number[r] for r in op.results),
-            scope=scopes.get(op.scope, ""),
-        )
-        for op in (*forward, *backward)
-    )
-    queue = iter(gradients)
-    inputs = tuple(
-        Input(n, i.kind, i.name, number[next(queue)] if i.wanted and gradients else None)
-        for n, i in enumerate(body.inputs)
-    )
-    tangent = iter(range(input_count, input_count + tangent_count))
-    outputs = tuple(
-        Output(number[r], next(tangent) if wanted else None)
-        for r, (_, wanted) in zip(results, body.outputs, strict=True)
-    )
-    return Function(body.name, types, inputs, outputs, ops, len(forward))

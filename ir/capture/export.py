@@ -8,6 +8,7 @@ recorded by global module hooks. The user's module is restored.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -18,7 +19,6 @@ import torch.fx.traceback
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules import module as module_hooks
-from torch.overrides import TorchFunctionMode
 
 from ..errors import TraceError
 from ..lowering.cast import dtype_of, precision_of
@@ -28,7 +28,7 @@ from . import batch as batches
 from .backward.functions import recorded_functions
 from .backward.tensor_hooks import hooked_parameters, recorded_hooks, refuse_own_gradients
 from .literals import DTYPES, tensor_type
-from .locate import current_user_line, trace_error
+from .locate import CodeLine, trace_error
 from .outputs import ForwardOutputs, stand_in_loss
 from .python_state.rebound import module_tensors, write_rebound
 from .replaced import flexible
@@ -62,11 +62,16 @@ VIEWS = CASTS | {
 
 @dataclass
 class Invocation:
-    """One run of one module: its path in the user's model (None for a module outside it)."""
+    """One run of one module: its path in the user's model (None for a module outside it).
+
+    Operators of a `line` of it have an invocation of their own, whose module's run is `run`.
+    """
 
     path: str
     class_name: str
     parent: int
+    line: str = ""
+    run: int = -1
 
 
 @dataclass
@@ -85,6 +90,20 @@ class Recording:
     pairs: list[str] = field(default_factory=list)
     others: tuple[OtherSide, ...] = ()
     constants_of_step: Callable[[Any], torch.Tensor | None] = lambda _: None
+    lines: dict[tuple[int, CodeLine], int] = field(default_factory=dict)
+
+    def scope(self, custom: dict[str, Any]) -> str:
+        """The number of the invocation that a node's notes name, for `Op.scope`."""
+        run = int(custom.get("one_scope", custom.get("invocation", ROOT)))
+        line: CodeLine | None = custom.get("line")
+        if line is None or run >= len(self.invocations):
+            return str(run)
+        if (run, line) not in self.lines:
+            self.lines[run, line] = len(self.invocations)
+            of = self.invocations[run]
+            text = f"{os.path.basename(line.file)}:{line.number}"
+            self.invocations.append(Invocation(of.path, of.class_name, of.parent, text, run))
+        return str(self.lines[run, line])
 
 
 class Step(NamedTuple):
@@ -96,14 +115,9 @@ class Step(NamedTuple):
 
 
 def record(
-    model: nn.Module,
-    step: Step,
-    branches: Branches,
-    traced: int,
-    lines: bool = False,
-    precision: str | None = None,
+    model: nn.Module, step: Step, branches: Branches, traced: int, precision: str | None = None
 ) -> Recording:
-    """Record the forward pass and the loss at batch size `traced`; `lines` keeps source lines.
+    """Record the forward pass and the loss at batch size `traced`.
 
     With a `precision` other than the model's own, as `model.to(dtype)` would run on floats of it; but
     buffers and inputs that the code casts to their own type wherever it reads them (the rates of
@@ -112,16 +126,16 @@ def record(
     state = state_tensors(model)
     inputs = batches.model_inputs(step.batch, batch_size(step.batch), traced)
     if precision is None or precision == precision_of(state):
-        return _record(model, step, branches, _Tensors(state, inputs), lines)
+        return _record(model, step, branches, _Tensors(state, inputs))
     dtype = dtype_of(precision)
     narrow = _Tensors(_in_type(state, dtype), _in_type(inputs, dtype))
-    recording = _record(model, step, branches, narrow, lines)
+    recording = _record(model, step, branches, narrow)
     nodes = list(recording.graph.graph.nodes)
     widened = _Tensors(
         _as_read(narrow[0], state, nodes[: len(state)]),
         _as_read(narrow[1], inputs, nodes[len(state) :]),
     )
-    return recording if widened == narrow else _record(model, step, branches, widened, lines)
+    return recording if widened == narrow else _record(model, step, branches, widened)
 
 
 def _as_read(
@@ -163,9 +177,7 @@ class _Tensors(NamedTuple):
     inputs: list[ModelInput]
 
 
-def _record(
-    model: nn.Module, step: Step, branches: Branches, entering: _Tensors, lines: bool
-) -> Recording:
+def _record(model: nn.Module, step: Step, branches: Branches, entering: _Tensors) -> Recording:
     batch, loss_fn, outputs = step
     parameters, inputs = entering
     constants = batches.constants(batch)
@@ -207,7 +219,7 @@ def _record(
     replacements = dict(zip((p.name for p in parameters), fake_state, strict=True))
     with contextlib.ExitStack() as stack:
         stack.enter_context(_with_tensors(model, parameters, replacements))
-        pairs = stack.enter_context(_recording(model, invocations, lines))
+        pairs = stack.enter_context(_recording(model, invocations))
         stack.enter_context(fake_mode)
         stack.enter_context(branches)
         stack.enter_context(calls_replaced(replacements_of(branches)))
@@ -221,7 +233,7 @@ def _record(
 
 
 @contextlib.contextmanager
-def _recording(model: nn.Module, invocations: list[Invocation], lines: bool) -> Iterator[list[str]]:
+def _recording(model: nn.Module, invocations: list[Invocation]) -> Iterator[list[str]]:
     """Everything that a forward must meet while it is recorded; gives the module hooks by pair."""
     contexts = (
         torch_compiling(),
@@ -240,8 +252,6 @@ def _recording(model: nn.Module, invocations: list[Invocation], lines: bool) -> 
         pairs = stack.enter_context(recorded_hooks(model))
         for context in contexts:
             stack.enter_context(context)
-        if lines:
-            stack.enter_context(_RecordLines())
         yield pairs
 
 
@@ -342,16 +352,6 @@ def _with_tensors(
         for table, content in zip(tables, before, strict=True):
             table.clear()
             table.update(content)
-
-
-class _RecordLines(TorchFunctionMode):
-    """Annotate every recorded operator with the user's line that called it."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        with torch.fx.traceback.annotate({"line": current_user_line()}):
-            return func(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager

@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import linecache
 import os
+import sys
 import sysconfig
 import traceback
-from types import TracebackType
-from typing import Any
+from functools import cache
+from types import FrameType, TracebackType
+from typing import Any, NamedTuple
 
 import torch
 
@@ -29,11 +31,52 @@ def user_location(trace: TracebackType | None) -> str:
     return _innermost([(f.f_code.co_filename, line) for f, line in traceback.walk_tb(trace)])
 
 
+class CodeLine(NamedTuple):
+    """A line of a file."""
+
+    file: str
+    number: int
+
+    def __str__(self) -> str:
+        return line_text(os.path.abspath(self.file), self.number)
+
+
+def current_line() -> CodeLine | None:
+    """Like `user_location`, for the code that is running now under a trace, or None outside of one."""
+    frame: FrameType | None = sys._getframe(1)
+    user: CodeLine | None = None
+    library: CodeLine | None = None
+    of_trace: CodeLine | None = None
+    while frame is not None:
+        kind = _kind(frame.f_code.co_filename)
+        if kind == PACKAGE:
+            if user is not None:
+                return user  # not of the code that asked for the trace, which is further out
+            of_trace = library
+        elif kind == USER and user is None:
+            user = CodeLine(frame.f_code.co_filename, frame.f_lineno)
+        elif kind == LIBRARY and library is None:
+            library = CodeLine(frame.f_code.co_filename, frame.f_lineno)
+        frame = frame.f_back
+    return of_trace
+
+
 def current_user_line() -> str:
-    """Like `user_location`, for the code that is running now under a trace."""
-    frames = [(f.f_code.co_filename, line) for f, line in traceback.walk_stack(None)][::-1]
-    first = next((i for i, (file, _) in enumerate(frames) if _in_package(file)), 0)
-    return _innermost(frames[first:])  # not of the code that asked for the trace
+    return str(current_line() or "the model")
+
+
+PACKAGE, TORCH, LIBRARY, USER = "package", "torch", "library", "user"
+
+
+@cache
+def _kind(file: str) -> str:
+    """Whose code a file is."""
+    path = file if file[:1] == "<" else os.path.abspath(file)
+    if _in_package(path):
+        return PACKAGE
+    if _inside(path, (_TORCH_ROOT,)):
+        return TORCH
+    return LIBRARY if _inside(path, _INSTALLED) else USER
 
 
 def _innermost(frames: list[tuple[str, int]]) -> str:

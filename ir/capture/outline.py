@@ -119,6 +119,8 @@ class _Outliner:
 
     def run_of(self, prefix: str, invocation: int) -> ModuleRun:
         """The run of module `prefix` that contains an invocation; a shared module has several."""
+        known = self.invocations[invocation]
+        invocation = known.run if known.line else invocation
         while invocation >= 0:
             if self.invocations[invocation].path == prefix:
                 return prefix, invocation

@@ -19,7 +19,7 @@ from .decompositions import gamma as _gamma  # noqa: F401  (registers its rules)
 from .decompositions import recurrent as _recurrent  # noqa: F401  (registers its rules)
 from .decompositions.decompose import Decompose
 from .differentiate import Differentiate
-from .export import LossFunction
+from .export import LossFunction, Recording
 from .export import batch_size as _batch_size
 from .outline import Outline
 from .outputs import ForwardOutputs
@@ -101,15 +101,14 @@ def _trace(export: Export, model: nn.Module, observer: Observer | None, name: st
     try:
         graph = run(Functionalize(), recording, observer)
     except UnsupportedNode as error:
-        raise _located(error, export, model) from error
+        raise _located(error, recording) from error
     graph = run(Rewrite(), run(Decompose(), graph, observer), observer)
     return run(Assemble(name, export.traced, recording, observer), graph, observer)
 
 
-def _located(error: UnsupportedNode, export: Export, model: nn.Module) -> TraceError:
-    """The error with the user's line, which only a second recording keeps: lines cost time."""
-    with_lines = replace(export, lines=True).apply(model)
-    nodes = list(with_lines.graph.graph.nodes)[error.index :]
+def _located(error: UnsupportedNode, recording: Recording) -> TraceError:
+    """The error with the user's line."""
+    nodes = list(recording.graph.graph.nodes)[error.index :]
     # a mode change has no line, the operators under it do
     lines = ((node.meta.get("custom") or {}).get("line") for node in nodes)
     return TraceError(f"{next(filter(None, lines), 'the model')}: {error}")

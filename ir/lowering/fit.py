@@ -40,7 +40,7 @@ def verify_fit(plan: Plan, model: Model, axes: dict[str, Axes]) -> None:
         _verify_boundary(sharding.boundary, function, f"{where}.boundary")
         for splits, op, known_op in zip(bound.strategies, function.ops, known.ops, strict=True):
             divides = _divides(splits, known_op.loop_factors, sharding.mesh)
-            require(divides, f"{where}.op_splits", f"{op.target} at {op.scope} does not divide")
+            require(divides, f"{where}.op_splits", f"{op.place()} does not divide")
         for part, value, layout in _layouts(function, sharding.boundary):
             fits = _exists(known.factors[value], layout, sharding.mesh)
             require(fits, f"{where}.boundary.{part}", f"value {value} cannot lie as {layout}")

@@ -82,7 +82,7 @@ class _Localizer:
         results = list[int]()
         for o, layout in zip(function.outputs, boundary.outputs, strict=True):
             made_by = next((op for op in function.forward_ops if o.value in op.results), None)
-            self.consumer = "a result" if made_by is None else f"the result of {_place(made_by)}"
+            self.consumer = "a result" if made_by is None else f"the result of {made_by.place()}"
             results.append(self.fetch(o.value, layout))
         forward, self.backward = len(self.ops), True
         self.walk(range(function.forward, len(function.ops)))
@@ -107,7 +107,7 @@ class _Localizer:
 
     def step(self, op: Op, known: OpAxes, options: tuple[OpStrategy, ...]) -> None:
         """Emit one operator on local shards, after the reshardings of its operands."""
-        self.consumer = _place(op)
+        self.consumer = op.place()
         locals_ = [
             self.fetch(value, tuple(option.inputs[i] for option in options))
             for i, value in enumerate(op.operands())
@@ -298,8 +298,3 @@ class _Localizer:
         if times > 1 and shard == self.at_once.outermost(self.axes.factor_ids[value]):
             outer *= times
         return dim, outer
-
-
-def _place(op: Op) -> str:
-    """An operator and its module, for people."""
-    return f"{op.target} at {op.scope}" if op.scope else op.target

@@ -46,7 +46,8 @@ class Op(msgspec.Struct, frozen=True):
     """One operator: its target (`"aten.mm.default"`), literal arguments, and the values it makes.
 
     `results` has one entry per output of the target, -1 where an output is never used.
-    `scope` is the module path inside the call, for people.
+    `scope` is the module path inside the call and `line` the `file.py:12` of the model's code, for
+    people; texts of functions leave lines out.
     """
 
     target: str
@@ -54,11 +55,17 @@ class Op(msgspec.Struct, frozen=True):
     kwargs: dict[str, Argument]
     results: tuple[int, ...]
     scope: str = ""
+    line: str = ""
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "args", tuple(argument_of(a) for a in self.args))
         read = {k: argument_of(a) for k, a in self.kwargs.items()}
         msgspec.structs.force_setattr(self, "kwargs", read)
+
+    def place(self) -> str:
+        """`aten.mm.default at layers.0 (model.py:12)`, for people."""
+        where = f" at {self.scope}" if self.scope else ""
+        return f"{self.target}{where}" + (f" ({self.line})" if self.line else "")
 
     def operands(self) -> tuple[int, ...]:
         """Values read, in order of appearance; a value used twice appears twice."""

@@ -113,7 +113,7 @@ class ModelShardings:
         for value in self.uneven_values(self.unchecked(name, strategy, micro_batches, searched)):
             near = (op for op in function.ops if value in (*op.results, *op.operands()))
             op = next(near, None)
-            where = "" if op is None else f" of {op.target}{f' in {op.scope}' if op.scope else ''}"
+            where = "" if op is None else f" of {op.place()}"
             shape = list(function.types[value].shape)
             parts = f" and {micro_batches} micro-batches" if micro_batches > 1 else ""
             return f"{name}: {shape}{where} does not divide by {strategy}{parts}"

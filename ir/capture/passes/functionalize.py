@@ -130,7 +130,7 @@ class _Reader:
 
     def step(self, node: fx.Node) -> None:
         self.custom = custom = node.meta.get("custom") or {}
-        self.scope = str(custom.get("one_scope", custom.get("invocation", ROOT)))
+        self.scope = self.recording.scope(custom)
         if "hooked_parameter" in custom:
             self.rebinding.defer(custom["hooked_parameter"], node)
         else:

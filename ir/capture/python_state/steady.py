@@ -41,20 +41,19 @@ REMEDY = (
 class Export(Pass[nn.Module, Recording], frozen=True):
     """Record the forward pass and the loss of a module on a batch, as it is at every step.
 
-    `traced`: samples in dimension 0 of batched tensors; `lines`: keep source lines; `precision`:
-    record as after `model.to(…)`; `outputs`: record the model's outputs instead, noted there.
+    `traced`: samples in dimension 0 of batched tensors; `precision`: record as after `model.to(…)`;
+    `outputs`: record the model's outputs instead, noted there.
     """
 
     batch: Any
     loss_fn: LossFunction | None
     traced: int
-    lines: bool = False
     precision: str | None = None
     outputs: ForwardOutputs | None = None
     name = "export"
 
     def apply(self, value: nn.Module) -> Recording:
-        options = self.traced, self.lines, self.precision
+        options = self.traced, self.precision
         step = Step(self.batch, self.loss_fn, self.outputs)
         return record_steady(
             value, self.loss_fn, lambda branches: record(value, step, branches, *options)

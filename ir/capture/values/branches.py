@@ -10,10 +10,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+import torch.fx.traceback
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ..locate import current_user_line
+from ...errors import TraceError
+from ..locate import current_line, current_user_line
 from ..operators.branch import OPS
 from ..replaced.sparse import sparse_matrix
 from ..torch_private import outside_modes, tree_leaves, tree_map
@@ -63,8 +65,11 @@ class Branches(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        args = as_tensors(args)
-        kwargs = dict(as_tensors(kwargs or {}))
+        """The call, whose operators are noted with the line of the model's code."""
+        with torch.fx.traceback.annotate({"line": current_line()}):
+            return self.call(func, as_tensors(args), dict(as_tensors(kwargs or {})))
+
+    def call(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         name = getattr(func, "__name__", "")
         if name in READS and args and isinstance(args[0], Tensor):
             return self.read(name, func, args, kwargs)
@@ -171,6 +176,11 @@ class Branches(TorchFunctionMode):
                 return getattr(value, name)(*args[1:], **kwargs)
         if name == "tolist" and tensor.dim() == 1 and tensor.dtype == torch.int64:
             return [Number(n, self) for n in tensor.unbind(0)]
+        if name == "numpy":
+            raise TraceError(
+                f"{current_user_line()}: numpy reads values of tensors which a compiled program cannot "
+                "know in advance: use the functions of torch, or compute it outside the model"
+            )
         if tensor.numel() != 1 or name not in ("__bool__", "item"):
             return func(*args, **kwargs)
         if name == "__bool__" or tensor.dtype == torch.bool:

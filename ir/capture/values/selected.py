@@ -310,9 +310,9 @@ class Selections:
         """A sum, mean or loss over the rows; None for another call."""
         if name == "cross_entropy":
             args = tree_map(lambda v: self.widened(v) if self.selection(v) else v, args)
-            if kwargs.get("reduction", "mean") == "none":
-                return None
-            return self.cross_entropy(selection.mask, args, kwargs)
+            losses = self.cross_entropy(selection.mask, args, kwargs)
+            whole = Selection(selection.mask, tuple(range(selection.mask.dim())))
+            return losses if losses.dim() == 0 else self.marked(losses, whole)
         if name in LOSSES and kwargs.get("reduction", "mean") in ("mean", "sum"):
             reduction = kwargs.pop("reduction", "mean")
             losses = self.call(name, func, args, {**kwargs, "reduction": "none"})
