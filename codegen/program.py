@@ -145,6 +145,8 @@ def kernel_sources(table: ProgramTable) -> dict[str, str]:
     """C++ source of all compressed exchanges by file name, one file per axis."""
     sources = {}
     for axis in table.compression:
+        if not (axis.programs or axis.activations or axis.optimizer):
+            continue  # rows are compressed without kernels
         mesh = table.meshes[axis.mesh]
         outer = prod(a.size for a in mesh.axes if a.name == axis.role) // axis.inner
         pipelines = [

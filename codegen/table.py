@@ -82,7 +82,8 @@ def _check_expert_slots(plan: Plan, model: Model) -> None:
     """Raise MismatchError where ranks cannot have replicas of a plan's experts."""
     if not plan.expert_slots:
         return
-    if plan.groups or plan.compression or plan.optimizer.name in COMPRESSED_OPTIMIZERS:
+    compressed = any(c.subject != "rows" for c in plan.compression)
+    if plan.groups or compressed or plan.optimizer.name in COMPRESSED_OPTIMIZERS:
         raise MismatchError(
             "replicas of experts need stages of equal devices, and sums of gradients that are not "
             "compressed: plan without expert_slots, or without compression and unlike devices"

@@ -65,7 +65,8 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     experts, and is copied there. `kernel_per_expert`: products of every expert are kernels of their own.
     `expert_dispatch_seconds`: seconds that a device waits in forward and in backward of a layer of
     experts, whose tokens the host counts before it launches what follows. `expert_tile_rows`: rows that
-    products of an expert are padded to (0: none). `routing`: how tokens choose experts. `chunks`: model
+    products of an expert are padded to (0: none). `routing`: how tokens choose experts; of
+    `rows_per_centroid` that are nearly equal one is sent to them. `chunks`: model
     chunks per pipeline stage (interleaved 1F1B).
     `even_layers`: stages have equal layer counts instead of balanced times. `recompute_every`: every
     n-th of the layers that may recompute does."""
@@ -101,6 +102,7 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     expert_dispatch_seconds: tuple[float, float] = (0.0, 0.0)
     expert_tile_rows: int = 0
     routing: Routing = Routing()
+    rows_per_centroid: int = 1
     chunks: int = 1
     even_layers: bool = False
     recompute_every: int = 1

@@ -145,6 +145,21 @@ def replicas_gain(_: Path | None) -> float | None:
     return fixed / placed if fixed and placed else None
 
 
+def centroids_gain(_: Path | None) -> float | None:
+    """Times faster where one row in five at most travels to experts and back."""
+    model, cluster = (
+        in_precision(rescale(gpt_of_experts(), 256), "bf16"),
+        load_cluster("4x8xa100-80"),
+    )
+    options = PlanOptions(precision="bf16", pins=pin_all("ep=32"))
+    answers = [
+        galvatron_table.planned(model, cluster, replace(options, compress=name))
+        for name in ("none", "lsh-moe")
+    ]
+    plain, compressed = (answer and answer.prediction.step_seconds for answer in answers)
+    return plain / compressed if plain and compressed else None
+
+
 def largest_batch(actions: tuple[str, ...]) -> int:
     """The most samples, in steps of a quarter of their power of two, that one RTX TITAN trains in
     one micro-batch."""

@@ -380,7 +380,7 @@ def axes_of(plan: Plan, strategy: Strategy, item: int, cluster: Cluster | None =
     compression: Compression = {
         (c.subject, c.role): PROGRAMS[c.program]
         for c in plan.compression
-        if c.strategy == strategy and c.subject != "activations"
+        if c.strategy == strategy and c.subject in ("gradients", "weights")
     }
     algorithm = COMPRESSED_OPTIMIZERS.get(plan.optimizer.name)
     execution = engine_execution(plan.engine) or generated(

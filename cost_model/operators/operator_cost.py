@@ -240,7 +240,7 @@ class Pricer:
             ranks * count_flops(declared) * experts.computed,
             moved,
             tuple(self.sends(site, declared, experts.sent)) if declared else (),
-            streamed * experts.sent,
+            streamed * experts.streamed,
             experts.saved_bytes,
             experts.stall_seconds,
         )

@@ -11,14 +11,17 @@ from .message_format import LANES
 from .program import CompressionProgram
 from .stage import (
     PER_TENSOR,
+    AddDifference,
     AddRef,
     AddState,
     AllGather,
     AllToAll,
+    Centroids,
     Collective,
     CompressionStage,
     CompressionStages,
     Dequantize,
+    ExchangeRows,
     Hadamard,
     Pack,
     Quantize,
@@ -45,6 +48,7 @@ PREDECESSORS: dict[type[CompressionStage], tuple[type[CompressionStage], ...]] =
     Dequantize: (Unpack,),
     Reduce: (Dequantize, AllToAll),
     Score: (Dequantize, AllToAll),
+    AddDifference: (ExchangeRows,),
 }
 
 
@@ -91,7 +95,7 @@ def _constant_violations(stage: CompressionStage) -> Iterator[str]:
         yield f"{show(stage)}: the group must have at least {LANES} elements"
     if isinstance(stage, Hadamard) and not power_of_two(stage.block):
         yield f"{show(stage)}: the block must be a power of two"
-    if isinstance(stage, Select) and stage.ratio < 2:
+    if isinstance(stage, Select | Centroids) and stage.ratio < 2:
         yield f"{show(stage)}: the ratio must be at least 2"
     if isinstance(stage, Quantize) and stage.bits not in BITS[stage.codes]:
         yield f"{show(stage)}: {stage.codes} codes have {BITS[stage.codes]} bits"
@@ -123,6 +127,11 @@ def _transform_violations(stages: CompressionStages) -> Iterator[str]:
         yield f"a Stat's group is no multiple of the Hadamard block {blocks[0]}"
     subtracted = {stage.state for stage in stages if isinstance(stage, SubRef)}
     added = {stage.state for stage in stages if isinstance(stage, AddRef)}
+    joined, parted = (
+        sum(isinstance(stage, kind) for stage in stages) for kind in (Centroids, AddDifference)
+    )
+    if joined != parted:
+        yield "Centroids lose what rows differ from them by: add AddDifference after ExchangeRows"
     if subtracted != added:
         yield f"SubRef of {sorted(subtracted)} but AddRef of {sorted(added)}: they must be the same"
 

@@ -8,8 +8,8 @@ from msgspec import Struct
 
 from .stage import CompressionStages, Reduce, Score
 
-Payload = Literal["gradients", "weights", "momentum", "parameters", "activations"]
-ReplacedCollective = Literal["all_reduce", "reduce_scatter", "all_gather", "send"]
+Payload = Literal["gradients", "weights", "momentum", "parameters", "activations", "rows"]
+ReplacedCollective = Literal["all_reduce", "reduce_scatter", "all_gather", "send", "exchange_rows"]
 ActivePhase = Literal["always", "warmup", "exchange"]
 ANY_OPTIMIZER = ("Averaged", "Sharded")  # classes that wrap the user's optimizer
 
@@ -17,8 +17,9 @@ ANY_OPTIMIZER = ("Averaged", "Sharded")  # classes that wrap the user's optimize
 class CompressionProgram(Struct, frozen=True):
     """Stages over one flat fp32 bucket of `payload` that replace `collective`.
 
-    `accepts_bias`: why uncompensated rounding errors are acceptable; empty where they are not.
-    `when`: in which steps it runs. `vectors`: how many vectors of the weights' size are sent.
+    Those of `rows`, which choose the rank that they go to, work on a matrix instead. `accepts_bias`:
+    why uncompensated rounding errors are acceptable; empty where they are not. `when`: in which steps
+    it runs. `vectors`: how many vectors of the weights' size are sent.
     """
 
     name: str

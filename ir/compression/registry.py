@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from .algorithms import activations, feedback, momentum, robust, sharded, stale
+from .algorithms import activations, feedback, momentum, robust, rows, sharded, stale
 from .program import CompressionAlgorithm, CompressionProgram
 from .settings import WithVariants, algorithm_named
 
-FAMILIES = (sharded, momentum, feedback, robust, activations, stale)
+FAMILIES = (sharded, momentum, feedback, robust, activations, rows, stale)
 NAMED = {a.name: a for family in FAMILIES for a in family.ALGORITHMS}
 COMPRESSED_OPTIMIZER_ROLE = "dp"  # the role along which they communicate
 
@@ -24,15 +24,22 @@ def _optimizer(name: str) -> CompressionAlgorithm | None:
     return variant if variant.is_optimizer else None
 
 
-def _program(name: str) -> CompressionProgram | None:
+def _program(name: str, rows: bool) -> CompressionProgram | None:
     """`random-k:rate=1000.gradients`: the program of that name of `random-k:rate=1000`."""
     variant = algorithm(name.rpartition(".")[0])
-    return next((program for program in variant.programs if program.name == name), None)
+    named = (p for p in variant.programs if p.name == name and (p.payload == "rows") == rows)
+    return next(named, None)
+
+
+def _named(rows: bool) -> WithVariants[CompressionProgram]:
+    """Programs over flat buckets, or over rows, by name."""
+    known = {p.name: p for a in NAMED.values() for p in a.programs if (p.payload == "rows") == rows}
+    return WithVariants(known, lambda name: _program(name, rows))
 
 
 ALGORITHMS = WithVariants(NAMED, algorithm)
 COMPRESSED_OPTIMIZERS = WithVariants({n: a for n, a in NAMED.items() if a.is_optimizer}, _optimizer)
-PROGRAMS = WithVariants({p.name: p for a in NAMED.values() for p in a.programs}, _program)
+PROGRAMS, ROW_PROGRAMS = _named(rows=False), _named(rows=True)
 
 
 def programs(name: str) -> tuple[CompressionProgram, ...]:

@@ -1,6 +1,6 @@
 """Settings of an algorithm in its name: `random-k:rate=1000`, `cser:r1=16,r2=256,every=8`.
 
-    rate    of a selection: one element in so many is sent; `r2` in every step, `r1` in exchanges
+    rate    of a selection: one element (row) in so many is sent; `r2` in every step, `r1` in exchanges
     warmup  uncompressed steps before the first compressed one
     every   steps from one exchange to the next
     delay   steps after which sums of gradients are used, 0: at once
@@ -23,7 +23,7 @@ from ..errors import UsageError
 from ..unknown_name import unknown_name
 from .check import check
 from .program import CompressionAlgorithm, CompressionProgram
-from .stage import CompressionStage, Quantize, Reduce, Score, Select
+from .stage import Centroids, CompressionStage, Quantize, Reduce, Score, Select
 
 T = TypeVar("T")
 StageRule = Callable[[CompressionProgram, CompressionStage, int], CompressionStage]
@@ -32,7 +32,7 @@ MOST = {"zeros": 1, "delay": 8}
 
 
 def _rate(program: CompressionProgram, stage: CompressionStage, value: int) -> CompressionStage:
-    return replace(stage, ratio=value) if isinstance(stage, Select) else stage
+    return replace(stage, ratio=value) if isinstance(stage, Select | Centroids) else stage
 
 
 def _r1(program: CompressionProgram, stage: CompressionStage, value: int) -> CompressionStage:

@@ -139,6 +139,25 @@ class SendRecv(CompressionStage, frozen=True, tag=True):
     level: Level = "all"
 
 
+class Centroids(CompressionStage, frozen=True, tag=True):
+    """Rows of one destination that hash alike become their mean: at most one in `ratio` is left, and one
+    of every destination."""
+
+    breaks: ClassVar[bool] = True
+    ratio: int
+
+
+class ExchangeRows(CompressionStage, frozen=True, tag=True):
+    """Rows go to the ranks that they choose, and what these make of them comes back."""
+
+    breaks: ClassVar[bool] = True
+    level: Level = "all"
+
+
+class AddDifference(CompressionStage, frozen=True, tag=True):
+    """What came back for a centroid + what a row differs from it by, for each of its rows."""
+
+
 class Unpack(CompressionStage, frozen=True, tag=True):
     """Unpack codes from words, as the last message was packed."""
 
@@ -167,7 +186,7 @@ class Score(CompressionStage, frozen=True, tag=True):
 
 
 CompressionStages = tuple[CompressionStage, ...]
-Collective = AllToAll | AllGather | SendRecv
+Collective = AllToAll | AllGather | SendRecv | ExchangeRows
 
 
 def power_of_two(number: int) -> bool:

@@ -159,13 +159,14 @@ class CompressionChoice(msgspec.Struct, frozen=True):
     """A compression program for the collectives of one role of a strategy.
 
     Gradients and weights travel once per step along the batch axes; activations and their gradients
-    travel in every micro-batch, between stages and in reductions over operator shards. `program`
+    travel in every micro-batch, between stages and in reductions over operator shards, and so do rows
+    to experts and back. `program`
     names a program of `ir/compression`.
     """
 
     strategy: Strategy
     role: str
-    subject: Literal["gradients", "weights", "activations"]
+    subject: Literal["gradients", "weights", "activations", "rows"]
     program: str
 
 

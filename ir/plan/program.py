@@ -161,8 +161,8 @@ def compressible(type_: TensorType) -> bool:
 class CompressedAxis(msgspec.Struct, frozen=True):
     """Compression programs (of `ir/compression`) for the collectives along a role of a mesh.
 
-    `inner` neighbours along it share a node. `activations` covers their gradients as well. Gradient
-    reductions that a compressed `optimizer` does itself use the programs of that optimizer.
+    `inner` neighbours along it share a node. `activations` and `rows` to experts cover their gradients
+    as well. Gradient reductions that a compressed `optimizer` does itself use the programs of that one.
     """
 
     mesh: Index
@@ -172,6 +172,7 @@ class CompressedAxis(msgspec.Struct, frozen=True):
     weights: str = ""
     activations: str = ""
     optimizer: str = ""
+    rows: str = ""
 
     @property
     def programs(self) -> tuple[str, ...]:

@@ -200,8 +200,8 @@ class _PlanReader:
     def compression(self) -> CompressionChoice:
         """`gradients over dp of "dp=2,tp=2" by int8`."""
         reader = self.reader
-        if not reader.sees("gradients", "weights", "activations"):
-            reader.fail("gradients, weights or activations")
+        if not reader.sees("gradients", "weights", "activations", "rows"):
+            reader.fail("gradients, weights, activations or rows")
         subject = reader.take().text
         reader.expect("over")
         role = reader.name("a role")

@@ -3,7 +3,8 @@ all-reduces inside calls.
 
 Rounding activations is biased without error feedback, so convergence is not guaranteed: `auto` does
 it only under quality `all`, and only where messages plus codecs are faster by a fraction of the
-step. The name of an algorithm forces its programs wherever they apply.
+step. The name of an algorithm forces its programs wherever they apply; those of rows to experts are
+used by name alone.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from ...cost_model.communication.stage_transfer import TransferPayload, price_transfer
 from ...ir.compression.program import CompressionProgram
 from ...ir.compression.registry import ALGORITHMS, algorithm
+from ...ir.compression.stage import Centroids
 from ...ir.devices.cluster import Device, Link
 from .collectives import MINIMUM_GAIN
 
@@ -24,8 +26,16 @@ class ActivationCompressor:
         if compress == "auto" and quality == "all":
             algorithms = list(ALGORITHMS.values())
         programs = [p for one in algorithms for p in one.programs if p.payload == "activations"]
+        of_rows = (p for one in algorithms for p in one.programs if p.payload == "rows")
+        self.rows = next(of_rows, None) if self.forced else None
         self.sends = tuple(p for p in programs if p.collective == "send")
         self.all_reduces = tuple(p for p in programs if p.collective == "all_reduce")
+
+    @property
+    def rows_per_centroid(self) -> int:
+        """Rows to experts of which one is sent."""
+        stages = () if self.rows is None else self.rows.stages
+        return next((stage.ratio for stage in stages if isinstance(stage, Centroids)), 1)
 
     def accepts(self, plain: float, seconds: float, times: int, work_seconds: float) -> bool:
         """Whether to send `times` messages in `seconds` each, not in `plain`, in a step of

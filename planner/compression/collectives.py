@@ -67,7 +67,8 @@ class CollectiveCompressor:
                     f"{compress} scores gradients on validation data, which programs do not have: use "
                     f"Averaged of plait.runtime.compression, or krum or a trimmed mean here"
                 )
-            if not self.programs and all(p.payload != "activations" for p in algorithm_.programs):
+            passing = any(p.payload in ("activations", "rows") for p in algorithm_.programs)
+            if not self.programs and not passing:
                 raise UsageError(f"{compress} is an optimizer itself (plan --optimizer)")
         else:
             allowed = permitted(quality, optimizer in LINEAR) if compress == "auto" else ()

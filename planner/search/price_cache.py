@@ -38,9 +38,14 @@ class PriceCache:
         ran = engine_execution(options.engine)
         execution = ran or generated(optimizer, options.gradient_precision, item)
         routing = replace(options.routing, spare_slots=options.expert_slots)
-        execution = replace(execution, even_layers=options.target.even, routing=routing)
-        compressor = CollectiveCompressor(compress, options.quality, options.optimizer)
         activations = ActivationCompressor(compress, options.quality)
+        execution = replace(
+            execution,
+            even_layers=options.target.even,
+            routing=routing,
+            rows_per_centroid=activations.rows_per_centroid,
+        )
+        compressor = CollectiveCompressor(compress, options.quality, options.optimizer)
         functions = digest((model, cluster, execution, compress, options.quality))
         if functions not in self.function_prices:
             values = self.values(model)

@@ -108,6 +108,10 @@ def _compressed(pricer: CandidatePricer, best: Candidate) -> Iterator[Compressio
         axes = pricer.stage_pricer.batch_axes(strategy)
         for (payload, role), program in axes.compression.items():
             yield CompressionChoice(strategy, role, payload, program.name)
+        rows = pricer.function_prices.activations.rows
+        for role, size in strategy.axes:
+            if rows is not None and ROLES[role].experts and size > 1:
+                yield CompressionChoice(strategy, role, "rows", rows.name)
         samples = pricer.point(strategy, best.micro_batches).samples_per_device
         reductions = pricer.function_prices.reductions.choose(strategy.model_axes, samples)
         for role, program in reductions.programs.items() if reductions is not None else ():

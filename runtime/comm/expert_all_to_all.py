@@ -3,18 +3,37 @@
 Every rank of an axis has its own tokens and its own experts. A choice is one row: it is sent to the
 owner of its expert, goes through the same operator there, and returns to its token. Over several
 axes it is routing along one after the other. Where experts have replicas, choices of experts become
-choices of slots first, which are then the experts that ranks have.
+choices of slots first, which are then the experts that ranks have. Where rows are compressed, those
+of one expert that are nearly equal travel as one (`CentroidRows`); their gradients are those of that.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from ...ir.errors import UsageError
 from ...ir.plan.expert_placement import ExpertPlacement, slot_shares
 from .group_hierarchy import RowRoute
+
+
+class CentroidRows(NamedTuple):
+    """Choices of experts by centroid of their rows: `rows` and `choice` of the centroids, and by choice,
+    the token and the place of its centroid, of `counts` choices."""
+
+    rows: Tensor
+    choice: Tensor
+    tokens: Tensor
+    place: Tensor
+    counts: Tensor
+
+
+FindCentroids = Callable[
+    [Tensor, Tensor, int], CentroidRows
+]  # of rows, of their choices of so many experts
 
 
 class ExpertRanks(Protocol):
@@ -23,6 +42,7 @@ class ExpertRanks(Protocol):
     sizes: dict[str, int]
     coordinates: dict[str, int]
     expert_slots: ExpertSlots | None
+    centroids: Mapping[str, FindCentroids]
 
     def experts(self, *args: Any, over: tuple[str, ...]) -> Tensor: ...
 
@@ -109,19 +129,17 @@ def experts(
     down: Tensor,
     activation: str,
     experts: int,
-    expert_factors: Any,
-    *bias: Tensor | None,
+    *rest: Any,
 ) -> Tensor:
     """`plait::experts` of this rank's tokens."""
     ranks.note_choices(choice, experts)
-    routing = ExpertDispatch(ranks, over[0], choice, experts, expert_factors)
-    rows = routing.dispatch(x[routing.tokens])
-    unit_gate = rows.new_ones(len(rows), 1)
-    rest = (gate_up, down, activation, routing.experts, routing.factors, *bias)
-    outputs = ranks.experts(rows, routing.choice, unit_gate, *rest, over=over[1:])
-    weighted = routing.combine(outputs) * gate.reshape(-1)[routing.order].unsqueeze(1)
-    result = weighted.new_zeros(x.shape[0], down.shape[1])
-    return result.index_add_(0, routing.tokens, weighted).to(x.dtype)
+    rest = (gate_up, down, activation, experts, *rest)
+    if over[0] not in ranks.centroids:
+        return _dispatched(ranks, over, x, choice, gate, *rest)
+    near = _near_rows(ranks, over[0], x, choice, down, experts)
+    rows = _of_choices(ranks, over, x, near, rest) * gate.reshape(-1, 1)
+    result = rows.new_zeros(x.shape[0], down.shape[1])
+    return result.index_add_(0, near.tokens, rows).to(x.dtype)
 
 
 def experts_backward(
@@ -135,10 +153,90 @@ def experts_backward(
     down: Tensor,
     activation: str,
     experts: int,
+    *rest: Any,
+) -> tuple[Tensor, ...]:
+    """Gradients of this rank's tokens and gates, and of its experts: weights, and a bias if any."""
+    rest = (gate_up, down, activation, experts, *rest)
+    if over[0] not in ranks.centroids:
+        return _dispatched_backward(ranks, over, gradient, x, choice, gate, *rest)
+    near = _near_rows(ranks, over[0], x, choice, down, experts)
+    upper = gradient[near.tokens]
+    to_gate = (_of_choices(ranks, over, x, near, rest) * upper).sum(1).to(gate.dtype)
+    to_rows = (upper * gate.reshape(-1, 1)).to(x.dtype)
+    upper = _totals(to_rows, near)
+    one = upper.new_ones(len(upper), 1)
+    to_centroids, _, *to_experts = _dispatched_backward(
+        ranks, over, upper, near.rows, near.choice, one, *rest
+    )
+    # a row is a part of its centroid, and what it differs by goes past the expert
+    through = (to_centroids - upper) / near.counts.unsqueeze(1)
+    to_rows = to_rows + through.to(to_rows.dtype)[near.place]
+    to_x = torch.zeros_like(x).index_add_(0, near.tokens, to_rows)
+    return to_x, to_gate.view_as(gate), *to_experts
+
+
+def _near_rows(
+    ranks: ExpertRanks, axis: str, x: Tensor, choice: Tensor, down: Tensor, experts: int
+) -> CentroidRows:
+    if down.shape[1] != x.shape[1]:
+        raise UsageError(
+            f"experts make rows of {down.shape[1]} of rows of {x.shape[1]}, and a row's difference "
+            "from its centroid cannot be added to what comes back: plan without compress"
+        )
+    return ranks.centroids[axis](x, choice, experts)
+
+
+def _of_choices(
+    ranks: ExpertRanks, over: tuple[str, ...], x: Tensor, near: CentroidRows, rest: tuple[Any, ...]
+) -> Tensor:
+    """What experts make of every choice: of its centroid, and the row's difference from it."""
+    one = near.rows.new_ones(len(near.rows), 1)
+    results = _dispatched(ranks, over, near.rows, near.choice, one, *rest)
+    return results[near.place] + (x[near.tokens] - near.rows[near.place])
+
+
+def _totals(rows: Tensor, near: CentroidRows) -> Tensor:
+    """The sum over the choices of each centroid."""
+    return torch.zeros_like(near.rows).index_add_(0, near.place, rows)
+
+
+def _dispatched(
+    ranks: ExpertRanks,
+    over: tuple[str, ...],
+    x: Tensor,
+    choice: Tensor,
+    gate: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    activation: str,
+    experts: int,
+    expert_factors: Any,
+    *bias: Tensor | None,
+) -> Tensor:
+    routing = ExpertDispatch(ranks, over[0], choice, experts, expert_factors)
+    rows = routing.dispatch(x[routing.tokens])
+    unit_gate = rows.new_ones(len(rows), 1)
+    rest = (gate_up, down, activation, routing.experts, routing.factors, *bias)
+    outputs = ranks.experts(rows, routing.choice, unit_gate, *rest, over=over[1:])
+    weighted = routing.combine(outputs) * gate.reshape(-1)[routing.order].unsqueeze(1)
+    result = weighted.new_zeros(x.shape[0], down.shape[1])
+    return result.index_add_(0, routing.tokens, weighted).to(x.dtype)
+
+
+def _dispatched_backward(
+    ranks: ExpertRanks,
+    over: tuple[str, ...],
+    gradient: Tensor,
+    x: Tensor,
+    choice: Tensor,
+    gate: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    activation: str,
+    experts: int,
     expert_factors: Any,
     *bias: Tensor | None,
 ) -> tuple[Tensor, ...]:
-    """Gradients of this rank's tokens and gates, and of its experts: weights, and a bias if any."""
     routing = ExpertDispatch(ranks, over[0], choice, experts, expert_factors)
     rows, upper = (routing.dispatch(x[routing.tokens]), routing.dispatch(gradient[routing.tokens]))
     weight = routing.dispatch(gate.reshape(-1)[routing.order]).unsqueeze(1)

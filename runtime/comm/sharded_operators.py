@@ -7,6 +7,8 @@ reduces: it communicates over those axes itself.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from ...ir.capture.operators.elementary import exponentials_total, label_logits, widened
 from ...ir.capture.operators.shard_offsets import to_local_positions
-from .expert_all_to_all import ExpertSlots, experts, experts_backward
+from .expert_all_to_all import ExpertSlots, FindCentroids, experts, experts_backward
 from .group_hierarchy import DirectRoute, RowRoute
 
 OPS = torch.ops.plait
@@ -28,9 +30,8 @@ class ShardedOperators:
 
     sizes: dict[str, int]
     coordinates: dict[str, int]
-    expert_slots: ExpertSlots | None = (
-        None  # of the call that runs, where its experts have replicas
-    )
+    expert_slots: ExpertSlots | None = None  # of the call that runs, with replicas of its experts
+    centroids: Mapping[str, FindCentroids] = MappingProxyType({})  # by axis of compressed rows
 
     def sum_over(self, x: Tensor, axes: tuple[str, ...]) -> Tensor:
         raise NotImplementedError

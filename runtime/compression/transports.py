@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ...ir.compression.program import CompressionAlgorithm, Payload
-from ...ir.compression.registry import PROGRAMS
+from ...ir.compression.registry import PROGRAMS, ROW_PROGRAMS
 from ...ir.plan.program import CompressedAxis, ProgramTable
 from ...ir.plan.strategy import ROLES
 from ..comm.buckets import PlainTransport, Transport
@@ -25,6 +25,7 @@ from .backends.codec import Codec
 from .backends.native import BuildError, NativeCodec, build_once
 from .backends.reference import ReferenceCodec
 from .buckets import CompressedBuckets
+from .centroids import RowCentroids
 
 
 class Transports:
@@ -115,6 +116,11 @@ def mesh_comms(
         )
         for number, (mesh, along) in enumerate(zip(table.meshes, groups.roles, strict=True))
     ]
+    for axis in table.compression:
+        if axis.rows:
+            comm = comms[axis.mesh]
+            find = RowCentroids(ROW_PROGRAMS[axis.rows])
+            comm.centroids = {**comm.centroids, axis.role: find}
     for comm, levels in zip(comms, groups.levels, strict=False):
         comm.levels = levels
     return comms

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from math import prod
 
-from ...compression.registry import COMPRESSED_OPTIMIZERS, PROGRAMS
+from ...compression.registry import COMPRESSED_OPTIMIZERS, PROGRAMS, ROW_PROGRAMS
 from ...errors import UsageError
 from ...model.layout import Factors, Layout, divides_evenly
 from ...model.mesh import MICRO, Axis, Mesh
@@ -211,5 +211,7 @@ def _verify_axis(axis: CompressedAxis, table: ProgramTable, where: str) -> None:
     for field in ("gradients", "weights", "activations"):
         name = getattr(axis, field)
         require(not name or name in PROGRAMS, f"{where}.{field}", f"no program {name!r:.80}")
+    known = not axis.rows or (axis.rows in ROW_PROGRAMS and ROLES[axis.role].experts)
+    require(known, f"{where}.rows", f"no program {axis.rows!r:.80} of rows to experts")
     known = not axis.optimizer or axis.optimizer in COMPRESSED_OPTIMIZERS
     require(known, f"{where}.optimizer", f"no compressed optimizer {axis.optimizer!r:.80}")

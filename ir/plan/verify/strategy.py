@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import gcd
 
-from ...compression.registry import COMPRESSED_OPTIMIZERS, PROGRAMS
+from ...compression.registry import COMPRESSED_OPTIMIZERS, PROGRAMS, ROW_PROGRAMS
 from ...errors import FileError
 from ...model.verify import require
 from ..flat_shard import FULL
@@ -43,11 +43,13 @@ def verify_choice(choice: CompressionChoice, strategies: Sequence[Strategy], whe
     verify_among(choice.strategy, strategies, f"{where}.strategy")
     roles = [role for role, _ in choice.strategy.axes]
     require(choice.role in roles, f"{where}.role", f"no axis {choice.role!r:.80} in its strategy")
-    program = PROGRAMS.get(choice.program)
+    by_name = ROW_PROGRAMS if choice.subject == "rows" else PROGRAMS
+    program = by_name.get(choice.program)
     if program is None:
         raise FileError(f"{where}.program: no program {choice.program!r:.80}")
     between = ROLES[choice.role].stages
-    fits = {"gradients": not between, "weights": not between, "activations": True}
+    experts = ROLES[choice.role].experts
+    fits = {"gradients": not between, "weights": not between, "activations": True, "rows": experts}
     require(fits[choice.subject], f"{where}.subject", f"{choice.subject} do not travel there")
     sends = program.collective == "send"
     require(

@@ -302,7 +302,8 @@ def test_every_algorithm_has_its_optimizer(name):
     if algorithm_class.optimizer:
         assert algorithm_class.optimizer in OPTIMIZERS
     else:
-        assert {p.payload for p in algorithm_class.programs} == {"activations"}
+        payloads = {p.payload for p in algorithm_class.programs}
+        assert payloads in ({"activations"}, {"rows"})
 
 
 def test_quantising_weights_themselves_stalls():

@@ -10,50 +10,13 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 import plait
 from plait.runtime.launch.session import session
 from plait.runtime.state.optimizer_state import local_items
+from plait.tests.runtime.state.experts.net import EXPERTS, OPTIMIZER, WIDTH, Net, eager
 
-EXPERTS, WIDTH, CHOICES = 8, 16, 2
-OPTIMIZER = {"optimizer": torch.optim.AdamW, "optimizer_args": {"lr": 0.01}}
 HOT = ((0, 1, 2, 3), (0, 1, 2, 3), (4, 5), (4, 5), (0, 1, 2, 3), (0, 1, 2, 3))  # by step
-
-
-class Layer(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        from transformers import MixtralConfig
-        from transformers.models.mixtral.modeling_mixtral import MixtralExperts
-
-        config = MixtralConfig(hidden_size=WIDTH, intermediate_size=24, num_local_experts=EXPERTS)
-        config._experts_implementation = "grouped_mm"
-        self.gate = nn.Linear(WIDTH, EXPERTS, bias=False)
-        self.experts = MixtralExperts(config)
-        for weight in self.experts.parameters():
-            nn.init.normal_(weight, std=0.2)
-
-    def forward(self, x, hot):
-        rows = x.flatten(0, 1)
-        shares = (self.gate(rows) + hot.flatten(0, 1)).softmax(-1)
-        share, choice = shares.topk(CHOICES, -1)
-        mixed = self.experts(rows, choice, share / share.sum(-1, keepdim=True))
-        return x + mixed.view_as(x)
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(WIDTH, WIDTH)
-        self.layers = nn.ModuleList(Layer() for _ in range(2))
-        self.head = nn.Linear(WIDTH, WIDTH)
-
-    def forward(self, x, hot, y):
-        h = self.first(x)
-        for layer in self.layers:
-            h = layer(h, hot)
-        return (self.head(h) - y).square().mean()
 
 
 def batch(step):
@@ -62,21 +25,6 @@ def batch(step):
     hot[list(HOT[step])] = 4.0
     x, y = (torch.randn(8, 32, WIDTH, generator=generator, dtype=torch.float64) for _ in range(2))
     return {"x": x, "hot": hot.expand(8, 32, EXPERTS).contiguous(), "y": y}
-
-
-def eager(module):
-    """Losses and weights of the module with its own optimizer."""
-    for layer in module.layers:
-        layer.experts.config._experts_implementation = "eager"
-    optimizer, losses = torch.optim.AdamW(module.parameters(), lr=0.01), []
-    for step in range(len(HOT)):
-        optimizer.zero_grad()
-        loss = module(**batch(step))
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    with torch.no_grad():
-        return losses, module.state_dict(), module.eval()(**batch(0)).item()
 
 
 def everything(program):
@@ -136,7 +84,10 @@ def main() -> None:
     with session() as rank:
         torch.manual_seed(0)
         module = Net().double()
-        losses, weights, evaluated = eager(deepcopy(module))
+        losses, trained = eager(deepcopy(module), map(batch, range(len(HOT))))
+        weights = trained.state_dict()
+        with torch.no_grad():
+            evaluated = trained.eval()(**batch(0)).item()
         rows = {}
         for case in json.loads(sys.argv[2]):
             row, values = run(module, case["pin"], case["slots"], case["options"])
