@@ -46,7 +46,8 @@ def plan(
     best so far where time is up. `watch` is told the step's seconds of whatever is the best so far.
 
     Raises InfeasibleError (nothing fits: names device, term, shortfall and hints), LimitError (time
-    was up before anything that fits was found) and UsageError.
+    was up before anything that fits was found) and UsageError. An interrupt (Ctrl-C) ends the search as a
+    time limit does, once a first plan is there.
     """
     space = SearchSpace.create(model, cluster, options)
     if observer is not None:
@@ -54,7 +55,12 @@ def plan(
     if watch is not None:
         space.watch = watch
     first = first_fitting(space)
-    searched(space)
+    try:
+        searched(space)
+    except KeyboardInterrupt:
+        if first is None:
+            raise
+        space.deadline.stop()
     if first is not None and not space.fitting():
         space.candidates.append(first)
     if not space.fitting():

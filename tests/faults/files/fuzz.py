@@ -4,8 +4,8 @@
 
 A mutant that is accepted by its kind's `check` is given to every command that reads such files (or, with
 `--commands N`, to N drawn ones); one that is refused is given to one other command, which must refuse it
-as well. Anything but a result or a `PlaitError` is a crash. `--seconds S` ends each subject early; the
-report says how many mutants there were.
+as well. Anything but a result or a `PlaitError` is a crash. `--seconds S` ends each subject early, and
+SIGTERM all of them; the report says how many mutants there were.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import random
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import Counter
@@ -38,6 +39,7 @@ BYTE_SHARE = 8  # one mutant in so many has random bytes changed, not fields
 MIB = 1 << 20
 LONGEST_MESSAGE = 2000  # characters of an error
 REFUSED = (2, 3, 4, 5, 6, 7)
+STOP = threading.Event()  # SIGTERM: report what was done so far
 
 
 class Hang(BaseException):
@@ -94,7 +96,7 @@ def examine(subject: Subject, effort: Effort) -> Report:
     sources = subject.mutants(subject.sound, dice), byte_mutants(subject.sound, dice)
     end = time.process_time() + effort.seconds
     for number in range(effort.count):
-        if time.process_time() > end:
+        if time.process_time() > end or STOP.is_set():
             break
         mutant = next(sources[number % BYTE_SHARE == 0])
         subject.place.write_bytes(mutant.data)
@@ -208,6 +210,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--seconds", type=float, default=inf, help="of the processor, per subject")
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: STOP.set())
     kinds = frozenset(filter(None, options.kinds.split(",")))
     crashes = 0
     with session("gloo"), tempfile.TemporaryDirectory(prefix="plait-mutants-") as folder:

@@ -79,6 +79,8 @@ def test_equal_parts_are_one_cluster(model):
 def test_memory_of_every_part_is_kept(model):
     cluster = slow(load_any_cluster("1xh100+1xa100-80"))
     free = plan(model, cluster, PlanOptions())
+    hurried = plan(model, cluster, PlanOptions(time_limit_seconds=1e-9))
+    assert (hurried.fits, hurried.complete) == (True, False)
     least = min(stage.peak_bytes for stage in free.stages)
     small = replace(cluster.parts[1].device, memory_bytes=least * 2 // 3)
     parts = (cluster.parts[0], replace(cluster.parts[1], device=small))
