@@ -45,9 +45,9 @@ def plan(
     """The fastest plan that fits, under the cost model, and the simplest of those that are as fast; the
     best so far where time is up. `watch` is told the step's seconds of whatever is the best so far.
 
-    Raises InfeasibleError (nothing fits: names device, term, shortfall and hints), LimitError (time
-    was up before anything that fits was found) and UsageError. An interrupt (Ctrl-C) ends the search as a
-    time limit does, once a first plan is there.
+    An interrupt (Ctrl-C) ends the search as a time limit does, once a first plan is there. Raises
+    InfeasibleError (nothing fits: names device, term, shortfall and hints), LimitError (time was up
+    before anything that fits was found) and UsageError.
     """
     space = SearchSpace.create(model, cluster, options)
     if observer is not None:
