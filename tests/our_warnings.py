@@ -22,12 +22,12 @@ def our_warnings_are_errors() -> Iterator[None]:
     """Raise every warning of a library under a call of ours; others are shown as ever."""
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        shown = warnings.showwarning
+        default_show = warnings.showwarning
 
         def show(message, category, filename, lineno, file=None, line=None) -> None:
             if _is_ours(sys._getframe(1)):
                 raise message
-            shown(message, category, filename, lineno, file, line)
+            default_show(message, category, filename, lineno, file, line)
 
         warnings.showwarning = show
         yield
