@@ -10,6 +10,7 @@ from ..passes import Pass
 from .export import Invocation
 from .graph import FlatGraph
 from .operators.user_backward import USER_BACKWARD
+from .recorded.interchangeable import in_order_of_use
 
 ModuleRun = tuple[str, int]  # path of a module and the number of its invocation
 
@@ -48,6 +49,8 @@ class Outline(Pass[FlatGraph, list[GraphSegment]], frozen=True):
             if not runs or runs[-1].unit != unit:
                 runs.append(GraphSegment(unit))
             runs[-1].ops.append(op)
+        users = [op for run in runs for op in run.ops]
+        data.ops = in_order_of_use(data.ops, users, value)
         return [data, *_named(_joined(runs))]
 
 

@@ -76,3 +76,26 @@ def test_a_class_may_be_called_anything() -> None:
     model = trace(module, torch.randn(4, 8), lambda output, batch: output.sum())
     assert all(f.name.isidentifier() for f in model.functions)
     assert msgspec.json.encode(model)
+
+
+class TwoKinds(nn.Module):
+    """Layers with angles of two kinds, which are computed in an order that a set may have."""
+
+    def __init__(self, order: tuple[str, ...]) -> None:
+        super().__init__()
+        self.order, self.layers = order, nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+        for kind in ("near", "far"):
+            self.register_buffer(kind, torch.rand(4))
+
+    def forward(self, x):
+        place = torch.arange(x.shape[0])[:, None]
+        angles = {kind: (place * getattr(self, kind)).cos() for kind in self.order}
+        for layer, kind in zip(self.layers, ("near", "far"), strict=True):
+            x = layer(x) * angles[kind]
+        return x.mean()
+
+
+def test_the_order_of_a_set_changes_no_fingerprint() -> None:
+    x = torch.randn(4, 4)
+    traces = [trace(TwoKinds(order), x) for order in (("near", "far"), ("far", "near"))]
+    assert traces[0].fingerprint() == traces[1].fingerprint()
