@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from ..ir.model.model import Model as Model
     from ..runtime.checkpoint.safetensors import export_safetensors as export_safetensors
     from ..runtime.checkpoint.safetensors import load_safetensors as load_safetensors
+    from ..runtime.comm.watchdog import CommunicationError as CommunicationError
     from ..runtime.execution.sampler import GlobalBatchSampler as GlobalBatchSampler
     from ..runtime.program import Program as Program
     from .elastic import open_program as open_program
+    from .elastic import regroup as regroup
     from .named_cluster import Cluster as Cluster
     from .placement import place as place
     from .plans.engine_plans import export as export
@@ -43,6 +45,7 @@ _ERRORS = (
 )
 _MODULES = {
     "Cluster": "plait.api.named_cluster",
+    "CommunicationError": "plait.runtime.comm.watchdog",
     "GlobalBatchSampler": "plait.runtime.execution.sampler",
     "Model": "plait.ir.model.model",
     "Plan": "plait.api.plans.plan_object",
@@ -61,6 +64,7 @@ _MODULES = {
     "parallelize": "plait.api.python",
     "place": "plait.api.placement",
     "plan": "plait.api.python",
+    "regroup": "plait.api.elastic",
     "simulate": "plait.api.workflow",
     "trace": "plait.api.python",
     "verify": "plait.api.workflow",
@@ -69,11 +73,11 @@ _MODULES = {
 
 # fmt: off
 __all__ = [
-    "Cluster", "FileError", "GlobalBatchSampler", "InfeasibleError", "MismatchError", "Model",
-    "PlaitError", "Plan", "Program", "TraceError", "UsageError", "VerifyError", "apply",
-    "compile", "diff", "explain", "export", "export_safetensors", "load_cluster", "load_model",
-    "load_plan", "load_safetensors", "open_program", "parallelize", "place", "plan", "simulate",
-    "trace", "verify",
+    "Cluster", "CommunicationError", "FileError", "GlobalBatchSampler", "InfeasibleError",
+    "MismatchError", "Model", "PlaitError", "Plan", "Program", "TraceError", "UsageError",
+    "VerifyError", "apply", "compile", "diff", "explain", "export", "export_safetensors",
+    "load_cluster", "load_model", "load_plan", "load_safetensors", "open_program", "parallelize",
+    "place", "plan", "regroup", "simulate", "trace", "verify",
 ]
 # fmt: on
 

@@ -1,20 +1,24 @@
-"""A program on as many ranks as there are: planned again where that is another number."""
+"""A program on as many ranks as there are: planned again where that is another number, and when ranks
+leave it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..ir.errors import FileError, MismatchError
+from ..ir.errors import FileError, MismatchError, UsageError
 from ..ir.plan import plan as ir
 from ..ir.plan.program import PLAN_FILE, GeneratedProgram, ProgramTable
+from .parallel.rank_cluster import devices_left
 from .plans.plan_object import Plan, load_plan
+from .python import Optimizing, plan_for_all
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from ..ir.devices.cluster import Cluster
     from ..runtime.program import Program
 
 
@@ -37,24 +41,86 @@ def open_program(
     and precision, from the model file in the folder; checkpoints load under either. Raises FileError
     where that file is missing, InfeasibleError where nothing fits.
     """
-    from ..runtime.launch.program_folder import read_table
-    from ..runtime.launch.session import begin, on_first_rank
-    from ..runtime.program import Program
-    from ..runtime.state.module.user_module import unwrapped
-    from .parallel.compiled_for_ranks import attach, program_folder, read_other_plans
-    from .parallel.inductor_cache import use_inductor_cache
+    optimizing = Optimizing(optimizer, optimizer_args, settings.pop("param_groups", None))
+    return FolderRequest(Path(folder), module, optimizing, loss_fn, other_plans, settings).opened()
 
-    _, world = begin()
-    module, place = unwrapped(module), Path(folder)
-    with ExitStack() as until_opened:
-        if read_table(place).mesh.size != world:
-            again = on_first_rank(lambda: planned_again(Path(folder), world))
-            place = until_opened.enter_context(program_folder(again))
-        use_inductor_cache(read_table(place).kernels)
-        program = Program.open(place, module, optimizer, optimizer_args, **settings)
-        others = on_first_rank(lambda: read_other_plans(other_plans, world))
-        attach(program, module, loss_fn, read_plan(place, program.table), others)
-    return program
+
+class FolderRequest(NamedTuple):
+    """What `open_program` is asked for."""
+
+    folder: Path
+    module: nn.Module
+    optimizing: Optimizing
+    loss_fn: Callable[[Any, Any], Tensor] | None
+    other_plans: Sequence[str | Path | ir.Plan]
+    settings: Mapping[str, Any]
+
+    def opened(self, devices: Cluster | None = None) -> Program:
+        """The program on the ranks at hand, which are `devices` where that is not this machine."""
+        from ..runtime.launch.program_folder import read_table
+        from ..runtime.launch.session import begin, on_first_rank
+        from ..runtime.program import Program
+        from ..runtime.state.module.user_module import unwrapped
+        from ..runtime.state.optimizer import is_instance
+        from .parallel.compiled_for_ranks import attach, program_folder, read_other_plans
+        from .parallel.inductor_cache import use_inductor_cache
+
+        _, world = begin()
+        module, place = unwrapped(self.module), self.folder
+        with ExitStack() as until_opened:
+            if read_table(place).mesh.size != world:
+                again = on_first_rank(lambda: planned_again(self.folder, world, devices))
+                place = until_opened.enter_context(program_folder(again))
+            use_inductor_cache(read_table(place).kernels)
+            factory, arguments, groups = self.optimizing
+            program = Program.open(
+                place, module, factory, arguments, param_groups=groups, **self.settings
+            )
+            others = on_first_rank(lambda: read_other_plans(self.other_plans, world))
+            plan = read_plan(place, program.table)
+            attach(program, module, self.loss_fn, plan, others)
+        if plan is not None and not is_instance(factory):
+            alone = self._replace(other_plans=())
+            program.reopen = lambda left: alone.opened(devices_left(plan, left))
+        return program
+
+
+def regroup(
+    program: Program, *, checkpoint: str | Path | None = None, fall_back: bool = False
+) -> Program:
+    """Go on with the ranks that are left: when a step raises CommunicationError, each of them calls
+    this and trains on with the program that it gets, from `program.batches` and `program.samples` on.
+
+    The plan is made again for the devices that are left. Where these have every element of the
+    parameters and of the optimizer's states, as after the last update that was whole on all of them,
+    they move from memory to memory, else the newest `checkpoint` is loaded, with `fall_back` the newest
+    sound one. `program.optimizer` is a new one: give it to a scheduler (`scheduler.optimizer = …`).
+
+    Raises UsageError for a program of `Program.open`, a placement, and an optimizer that was built for
+    the module, InfeasibleError where nothing fits the devices that are left, MismatchError where the
+    state is nowhere, CommunicationError where the others have given this rank up.
+    """
+    from ..runtime.checkpoint.live import live_state, load_live
+    from ..runtime.launch.regroup import regroup as ranks_left
+
+    if program.reopen is None:
+        raise UsageError(
+            "ranks go on without others in programs of plait.parallelize and plait.open_program that "
+            "have a plan, and an optimizer that can be made again: give its class, or a factory"
+        )
+    live, reopen, pool = live_state(program), program.reopen, program.groups.pool
+    steps = program.steps
+    vars(program).clear()  # transfers of its last step would keep connections open
+    program.steps = steps  # of which its module's hooks ask
+    again = reopen(ranks_left(pool))
+    if load_live(again, live):
+        return again
+    if checkpoint is None or not again.resume(checkpoint, fall_back=fall_back):
+        raise MismatchError(
+            "the ranks that are left have only a part of the parameters and states, and "
+            + ("no checkpoint was named" if checkpoint is None else f"{checkpoint} holds none")
+        )
+    return again
 
 
 def read_plan(folder: Path, table: ProgramTable) -> Plan | None:
@@ -71,15 +137,15 @@ def read_plan(folder: Path, table: ProgramTable) -> Plan | None:
     return plan
 
 
-def planned_again(folder: Path, ranks: int) -> GeneratedProgram:
-    """The program of a folder's model for another number of ranks of this machine."""
+def planned_again(folder: Path, ranks: int, devices: Cluster | None = None) -> GeneratedProgram:
+    """The program of a folder's model for another number of ranks: of these devices, else of this
+    machine."""
     from ..ir.lowering.cast import HALF_PRECISIONS
     from ..ir.plan.program import with_kernels
     from ..planner.question.options import OPTIMIZERS
     from ..runtime.launch.program_folder import MODEL, read_table
     from .compilation import target_of_plan
     from .formats.model_source import read_model
-    from .python import plan
 
     if not (folder / MODEL).is_file():
         raise FileError(
@@ -95,5 +161,5 @@ def planned_again(folder: Path, ranks: int) -> GeneratedProgram:
         "expert_slots": table.expert_slots,
         "optimizer": table.optimizer if table.optimizer in OPTIMIZERS else "adamw",
     }
-    made = plan(model, cluster=f"local:{ranks}", **options)
+    made = plan_for_all(model, devices or f"local:{ranks}", **options)
     return with_kernels(target_of_plan(made).program(model, table.source), table.kernels)

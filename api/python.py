@@ -179,8 +179,10 @@ def _opened(
     from ..runtime.execution.rank_parts import divided_paths
     from ..runtime.launch.session import begin, on_first_rank
     from ..runtime.program import Program
+    from ..runtime.state.optimizer import is_instance
     from .parallel.compiled_for_ranks import attach, program_folder
     from .parallel.inductor_cache import use_inductor_cache
+    from .parallel.rank_cluster import devices_left
     from .plans.optimizer_profile import run_time_optimizer
 
     _, world = begin()
@@ -199,7 +201,36 @@ def _opened(
     attach(program, module, loss_fn, compiled.plan, compiled.others, compiled.steady)
     if request.parts:
         program.divided = divided_paths(request.batch)
+    if (chosen := compiled.plan) is not None and not is_instance(run_time):
+
+        def reopen(left: Sequence[int]) -> Program:
+            free = {name: option for name, option in options.items() if name != "pin"}
+            again = free if request.plans.first == "auto" else precisions(chosen)
+            return _opened(request.on(devices_left(chosen, left)), optimizing, again, settings)
+
+        program.reopen = reopen
     return program
+
+
+def plan_for_all(model: Model, cluster: str | Cluster, **options: Any) -> Plan:
+    """The plan for all devices of a cluster, whose ranks have been started: of several kinds of which
+    some alone would be faster, all as if they were the slowest."""
+    from ..cost_model.hardware import load_any_cluster
+    from ..ir.devices.mixed import as_slowest_devices
+
+    devices = load_any_cluster(cluster) if isinstance(cluster, str) else cluster
+    made = plan(model, cluster=devices, **options)
+    if made.mesh.size == devices.devices:
+        return made
+    return plan(model, cluster=as_slowest_devices(devices), **options)
+
+
+def precisions(plan: ir.Plan) -> dict[str, Any]:
+    """The options that ask for a plan's precisions and slots of experts again."""
+    from ..planner.question.options import training_of_plan
+
+    training = training_of_plan(plan)
+    return {name: training[name] for name in ("precision", "gradient_precision", "expert_slots")}
 
 
 class CompiledRequest(NamedTuple):
@@ -259,6 +290,10 @@ class ProgramRequest(NamedTuple):
         steady = STEADY.get(self.model, frozenset())
         return CompiledRequest(program, planned, others, steady)
 
+    def on(self, devices: Cluster) -> ProgramRequest:
+        """The same on other devices, planned again."""
+        return self._replace(plans=ChosenPlans("auto", ()), cluster=devices)
+
     def traced(self, samples: int | None, precision: str | None) -> Model:
         from ..ir.capture import trace as trace_model
 
@@ -284,7 +319,7 @@ class ProgramRequest(NamedTuple):
         if cluster == "auto":
             cluster = cluster_of_ranks(world, cuda=default_device().type == "cuda")
         profile = optimizer_profile(self.model, *optimizing)
-        return plan(traced, cluster=cluster, **{**options, "optimizer": profile})
+        return plan_for_all(traced, cluster, **{**options, "optimizer": profile})
 
     def target(self) -> CompileTarget:
         """What a given plan or placement is compiled to."""

@@ -32,13 +32,16 @@ MODELS = (
 )  # fmt: skip
 STRATEGIES = {
     2: ("dp=2", "zero1=2", "zero2=2", "zero3=2", "tp=2", "tp=2,sp", "pp=2"),
-    4: ("dp=2,zero3=2", "zero3=2,tp=2", "pp=2,zero2=2", "pp=2,tp=2"),
+    4: ("dp=2,zero3=2", "zero3=2,tp=2", "pp=2,zero2=2", "pp=2,zero3=2 1f1b", "pp=2,tp=2"),
 }
 FIRST_MODEL = {  # what the first model shows beside these
     2: ("pp=2 zb-h1", "pp=2 zbv", "pp=2 dualpipev", "pp=2 interleaved", "cp=2"),
     4: (
         "tp=4",
         "pp=4",
+        "pp=2,zero3=2 gpipe",
+        "pp=2,zero3=2 interleaved",
+        "pp=2,zero3=2 zb-h1",
         "pp=2,dp=2 zb-h1",
         "pp=2,tp=2 zbv",
         "pp=2,tp=2 interleaved",

@@ -13,6 +13,7 @@ import argparse
 import json
 from contextlib import nullcontext
 from pathlib import Path
+from threading import Event
 
 import plait
 from plait.ir.capture import materialize
@@ -31,6 +32,7 @@ def parse(folder: Path) -> argparse.Namespace:
     add("--checkpoint", type=Path, default=folder / "checkpoint", help="its folder")
     add("--checkpoint-every", type=int, default=0, metavar="N", help="steps; resumes from the last")
     add("--checkpoint-on-stop", action="store_true", help="on SIGTERM, write one before the end")
+    add("--elastic", action="store_true", help="ranks may leave, on SIGTERM: the others go on")
     add("--fall-back", action="store_true", help="past damaged checkpoints")
     add("--keep", type=int, default=2, metavar="K", help="checkpoints that stay")
     add("--timeout", type=float, default=60.0, help="seconds until a missing rank ends all others")
@@ -41,7 +43,7 @@ def parse(folder: Path) -> argparse.Namespace:
 def main() -> None:
     folder = Path(__file__).resolve().parent
     options = parse(folder)
-    with session() as rank:
+    with session():
         arguments = json.loads((folder / "source.json").read_text()) | (
             {{"source": options.source}} if options.source else {{}}
         )
@@ -56,13 +58,24 @@ def main() -> None:
         )
         if options.checkpoint_every or options.checkpoint_on_stop:
             program.resume(options.checkpoint, fall_back=options.fall_back)
-        saves = options.checkpoint_on_stop
-        with stop_on_sigterm(program.request_stop) if saves else nullcontext():
+        leaves = Event()  # this rank alone
+        ask = leaves.set if options.elastic else lambda: program.request_stop()
+        waits = options.elastic or options.checkpoint_on_stop
+        with stop_on_sigterm(ask) if waits else nullcontext():
             while program.batches < options.steps and not program.stopping:
                 # your data loader's global batch, from sample program.samples on
-                loss = program.step(source.batch)
-                if rank == 0:
+                try:
+                    loss = program.step(source.batch)
+                except plait.CommunicationError:
+                    if leaves.is_set() or not options.elastic:
+                        raise
+                    where = options.checkpoint if options.checkpoint_every else None
+                    program = plait.regroup(program, checkpoint=where, fall_back=options.fall_back)
+                    continue
+                if program.groups.pool.rank == 0:
                     print(json.dumps({{"step": program.batches - 1, "loss": loss.item()}}), flush=True)
+                if leaves.is_set():
+                    return
                 every = options.checkpoint_every
                 if program.stopping or (every and program.batches % every == 0):
                     program.save(options.checkpoint, keep=options.keep)

@@ -19,7 +19,7 @@ from ..ir.plan.plan import Plan
 from ..ir.plan.program import ProgramTable
 from .checkpoint import program_state
 from .checkpoint.background import BackgroundWork
-from .checkpoint.generations import KEEP, generations
+from .checkpoint.generations import KEEP, Counts, generations
 from .comm.diagnosis import stragglers
 from .comm.mesh_collectives import Comm
 from .comm.process_group import GroupPool
@@ -33,7 +33,7 @@ from .execution.finite import first_non_finite
 from .execution.guard import Guard
 from .execution.metrics import StepMeter, StepMetrics
 from .execution.rank_parts import check_same_batch, global_batch, refuse_autocast
-from .execution.variants import Mode, Variants, give_back, refresh
+from .execution.variants import Mode, Variants, give_back, refresh, updated_buffers
 from .launch.program_folder import read_table
 from .launch.session import check_ranks, default_device
 from .state import optimizer as optimizers
@@ -50,6 +50,7 @@ from .state.program_optimizer import program_optimizer
 from .torch_private import default_store
 
 NonFinite = Literal["stop", "skip", "keep"]
+Reopen = Callable[[Sequence[int]], "Program"]  # on the ranks that are left
 
 
 class ProgramStart(NamedTuple):
@@ -78,6 +79,8 @@ class Program:
         self.gradients_used = False  # the next batch begins new ones
         self.guard: Guard | None = None
         self.saving: BackgroundWork | None = None
+        self.whole_update: Counts | None = Counts(0, 0)  # of the last one; None inside one
+        self.reopen: Reopen | None = None
         self.last: tuple[CompiledStep, Batch] | None = None  # where a search may need it
         self.loss_is_finite = True
         self.stop_requested = self.stopping = False
@@ -105,11 +108,8 @@ class Program:
             self.meter.compiling = compiled.compiler.total_seconds
         self.names = unsharded.names_of(module, table)
         self.dtypes = {name: tensor.dtype for name, tensor in module.state_dict().items()}
-        self.untraced = {
-            n: initial.tensor(n).cpu().clone()
-            for n in self.names
-            if self.names[n] not in self.store.specs
-        }
+        untraced = (n for n in self.names if self.names[n] not in self.store.specs)
+        self.untraced = {n: initial.tensor(n).cpu().clone() for n in untraced}
 
     @classmethod
     def open(
@@ -183,6 +183,7 @@ class Program:
         self.meter.begin(batch)
         step = self.variants.training(batch)
         refresh(step, (self.steps, self.batches))
+        self.whole_update = None if updated_buffers(step) else self.whole_update
         scale = 1.0 if self.loss_scale is None else self.loss_scale.value
         loss = step.forward_backward(batch, self.batches, scale)
         give_back(step)
@@ -190,8 +191,7 @@ class Program:
         self.agreement.note(self.steps, self.batches, batch)
         total, stop = self.agreement.sum_loss(loss, self.stop_requested)
         self.stopping = self.stopping or stop
-        self.batches += 1
-        self.samples += step.table.global_batch
+        self.batches, self.samples = self.batches + 1, self.samples + step.table.global_batch
         self.last = (step, batch) if self.nonfinite == "stop" else None
         if self.nonfinite != "keep":
             self.loss_is_finite = self.loss_is_finite and bool(total.isfinite())
@@ -240,7 +240,7 @@ class Program:
         return outputs.filled(values)
 
     def non_finite(self, names: list[str]) -> NonFiniteError:
-        """An error that says what is not finite, gradients of `names` or the loss, and since where."""
+        """An error that says what is not finite, gradients of `names` or the loss, and where."""
         gradients = f"the gradients of {names[0]} and {len(names) - 1} more are" if names else ""
         layer = first_non_finite(*self.last, self.batches - 1) if self.last is not None else ""
         return NonFiniteError(
@@ -276,14 +276,15 @@ class Program:
         """
         self.gradients_used = True
         self.meter.measure_norm(self.store)
-        updated = self.gradients_are_finite()
-        if updated:
+        if updated := self.gradients_are_finite():
             self.update_parameters()
         self.experts.end_step()
+        self.whole_update = Counts(self.batches, self.samples)
         self.meter.end(self.steps)
         return updated
 
     def update_parameters(self) -> None:
+        self.whole_update = None
         if self.updates is not None:
             self.updates.step()
         elif self.optimizer is not None:
@@ -309,7 +310,7 @@ class Program:
         self.stop_requested = True
 
     def stragglers(self) -> list[str]:
-        """A line per rank that works clearly longer than the others, from recent steps."""
+        """A line per rank that clearly works longer than the others."""
         return stragglers(self.groups.pool.watchdog.states())
 
     @property
@@ -373,8 +374,8 @@ class Program:
         self, folder: str | Path, *, scheduler: LRScheduler | None = None, fall_back: bool = False
     ) -> bool:
         """Load the newest checkpoint of a folder, and give whether there was one; all ranks together."""
-        there = bool(generations(Path(folder)))
-        there = self.groups.everyone.broadcast_object(there, "whether there is a checkpoint")
+        here = bool(generations(Path(folder)))
+        there = self.groups.everyone.broadcast_object(here, "whether there is a checkpoint")
         if there:
             self.load_checkpoint(folder, scheduler=scheduler, fall_back=fall_back)
         return there
@@ -393,8 +394,7 @@ class Program:
         when this plan has no place for some residuals (error feedback) of compressed gradients. Raises
         FileError for a damaged one, MismatchError when it is of another model.
         """
-        program_state.load_checkpoint(
-            self, Path(folder), generation, scheduler, fall_back=fall_back
-        )
+        where = Path(folder), generation
+        program_state.load_checkpoint(self, *where, scheduler, fall_back=fall_back)
 
     load = load_checkpoint  # the public name of docs and interface

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Sequence
 
 from msgspec.structs import replace
 
 from ...cost_model.hardware import local_cluster, preset_devices
 from ...ir.devices.cluster import Cluster
 from ...ir.devices.cluster_file import parse_cluster
+from ...ir.devices.mixed import remaining
+from ...ir.plan.plan import Plan
 
 
 def cluster_of_ranks(ranks: int, *, cuda: bool) -> Cluster:
@@ -24,6 +28,17 @@ def cluster_of_ranks(ranks: int, *, cuda: bool) -> Cluster:
     cluster = local_cluster(f"local:{ranks}")
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return replace(cluster, device=replace(cluster.device, memory_bytes=physical // ranks_per_node))
+
+
+def devices_left(plan: Plan, left: Sequence[int]) -> Cluster:
+    """The cluster of a plan with the devices of these ranks alone."""
+    cluster = plan.cluster
+    sizes = [(number, part.devices) for number, part in enumerate(cluster.parts)]
+    if plan.groups:
+        sizes = [(group.part, group.devices) for group in plan.groups]
+    parts = [part for part, size in sizes for _ in range(size)] or [0] * cluster.devices
+    counts = Counter(parts[rank] for rank in left)
+    return remaining(cluster, [counts[number] for number in range(len(cluster.parts) or 1)])
 
 
 def _of_devices(nodes: int, devices: int) -> Cluster:

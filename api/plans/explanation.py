@@ -119,7 +119,7 @@ def _call(plan: Plan, layers: Layers) -> Term:
     reductions = compressed_reductions(plan, plan.strategy_of(layers))
     halves = (("forward", layers.forward), ("backward", layers.backward))
     cluster = plan.cluster_of(plan.stage_of_layers(layers))
-    terms = [half_term(name, half, 1, cluster, reductions) for name, half in halves]
+    terms = [half_term(name, half, 1, cluster, reductions, plan.engine) for name, half in halves]
     return total(title, terms)
 
 

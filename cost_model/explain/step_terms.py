@@ -41,6 +41,7 @@ from ..pipeline.closed_form import (
 from ..pipeline.group_pipeline import gradient_sum_seconds, groups_step
 from ..pipeline.scheduled import CLOSED_FORMS, StageWork, scheduled_seconds
 from ..quantity import amount
+from .engine_terms import engine_terms, pipeline_of
 from .overlap_terms import Calls, OverlapTerms, calls_again, overlap_terms
 from .term import (
     Term,
@@ -145,14 +146,14 @@ def _bubble_term(plan: Plan, stages: list[StageTerms], busiest: int, cluster: Cl
         return total("bubble", [])
     if plan.schedule not in CLOSED_FORMS:
         return _simulated_bubble(plan, stages, busiest, cluster)
-    count, chunks = plan.micro_batches, plan.chunks_per_stage
+    count, (chunks, hides_sends) = plan.micro_batches, pipeline_of(plan)
     seconds = [stage.busy_seconds / count for stage in stages]
     busy = [amount("b" if s == busiest else "b_w", x) for s, x in enumerate(seconds)]
     transfers = plan_transfers(plan, cluster)
     sends = [transfer.seconds for transfer in transfers]
     shares = [chunk_shares(plan, stage) for stage in plan.stages]
     edge_shares = [(fractions[0], fractions[-1]) for fractions in shares]
-    period = period_seconds(seconds, sends, chunks)
+    period = max(seconds) if hides_sends else period_seconds(seconds, sends, chunks)
     beside = [amount("u", x) for x in fill_drain_seconds(seconds, edge_shares)]
     steps = amount("m", count)
     worked, waiting = steady_seconds(busy, beside, steps, amount("g", period))
@@ -274,7 +275,7 @@ def _batch_only_terms(plan: Plan, cluster: Cluster) -> Iterator[Term]:
         if layers.batch_only:
             reductions = compressed_reductions(plan, plan.strategy_of(layers), cluster)
             name, count = f"{label(plan, layers)}, once", layers.last - layers.first
-            yield half_term(name, layers.forward, count, cluster, reductions)
+            yield half_term(name, layers.forward, count, cluster, reductions, plan.engine)
 
 
 def _accumulation_term(share: StrategyBytes, axes: BatchAxes, times: int, cluster: Cluster) -> Term:
@@ -293,7 +294,7 @@ def layers_term(plan: Plan, layers: Layers, direction: str, cluster: Cluster) ->
     work: CallWork = getattr(layers, direction)
     times = (layers.last - layers.first) * plan.micro_batches
     reductions = compressed_reductions(plan, plan.strategy_of(layers), cluster)
-    return half_term(label(plan, layers), work, times, cluster, reductions)
+    return half_term(label(plan, layers), work, times, cluster, reductions, plan.engine)
 
 
 def label(plan: Plan, layers: Layers) -> str:
@@ -308,6 +309,7 @@ def half_term(
     times: int,
     cluster: Cluster,
     reductions: CompressedReductions | None = None,
+    engine: str = "plait",
 ) -> Term:
     """Forward or backward, `times` times, by kind of operator and collective; `reductions` are the
     compressed all-reduces."""
@@ -318,10 +320,8 @@ def half_term(
         kernels_term(KINDS.get(kind, kind), members, times, cluster.device)
         for kind, members in kinds.items()
     ]
-    parts = [
-        *work,
-        *(_reduction_term(sent, times, cluster, reductions) for sent in half.collectives),
-    ]
+    sent = [_reduction_term(sent, times, cluster, reductions) for sent in half.collectives]
+    parts = [*work, *sent, *engine_terms(engine, half, work, sent, times)]
     beside = sum(part.value for part in parts)
     return total(name, [*parts, host_term(half.host_bytes, beside, times, cluster.device)])
 

@@ -40,6 +40,8 @@ AMOUNTS = {
     "w_c": "seconds to transfer compressed messages", "k_c": "seconds to encode and decode",
     "t_s": "seconds saved while waiting ranks leave shared processors to others",
     "h": "seconds in which an exchange and compute run beside each other, as they are saved",
+    "l": "seconds of a call in which the device waits for the host's launches",
+    "l_e": "seconds of a call in which it waits while the host counts tokens of experts",
     "y": "seconds by which compute takes longer beside an exchange",
     "t_b": "seconds of work beside a copy to or from host memory",
     "t": "seconds of resharding per micro-batch, forward and backward",

@@ -77,4 +77,6 @@ def repeated(half: CallWork, count: int, host_bytes: int) -> CallWork:
         tuple(replace(kernels, count=count * kernels.count) for kernels in half.kernels),
         tuple(replace(sent, count=count * sent.count) for sent in half.collectives),
         host_bytes,
+        count * half.launch_seconds,
+        count * half.stall_seconds,
     )

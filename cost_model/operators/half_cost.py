@@ -180,6 +180,8 @@ class HalfCostTable:
                 for ((kind, axis, item), n), count in sent.items()
                 if n
             ),
+            launch_seconds=self.host_seconds,
+            stall_seconds=self.stall_seconds,
         )
 
 

@@ -63,3 +63,27 @@ def memory_limit(part: Cluster, requested: int | None) -> int:
     """Bytes per device of a part that a plan may use; `requested` is the user's limit, if any."""
     capacity = part.device.memory_bytes
     return capacity if requested is None else min(capacity, requested)
+
+
+def remaining(cluster: Cluster, counts: Sequence[int]) -> Cluster:
+    """What is left of a cluster of which `counts` devices stay in every part (in its one kind where it
+    has no parts). Devices that no longer fill groups of equal size are joined by the outermost link."""
+    pairs = zip(cluster.parts or (cluster,), counts, strict=True)
+    left = {number: _narrowed(part, n) for number, (part, n) in enumerate(pairs) if n}
+    if len(left) == 1:
+        return next(iter(left.values()))
+    place = {number: at for at, number in enumerate(left)}
+    links = tuple(
+        replace(x, one=place[x.one], other=place[x.other])
+        for x in cluster.part_links
+        if {x.one, x.other} <= left.keys()
+    )
+    return mixed_cluster(cluster.name, tuple(left.values()), cluster.levels[0], links)
+
+
+def _narrowed(part: Cluster, devices: int) -> Cluster:
+    """A cluster of one kind with fewer devices."""
+    inner = prod(level.size for level in part.levels[1:])
+    if devices % inner == 0 or devices < inner:
+        return sub_cluster(part, devices)
+    return replace(part, levels=(replace(part.levels[0], size=devices),))

@@ -8,7 +8,7 @@ intersections with the old ones, each element once, from the rank that has sent 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from math import prod
 from typing import NamedTuple
@@ -140,13 +140,35 @@ def movements(
     moves: list[Movement] = []
     for name in sorted(names, key=lambda n: (-wanted[n].type.bytes, n)):
         there = [local_boxes(old, specs[name], r, levels.source) for r in range(old.mesh.size)]
-        holders: dict[tuple[Box, ...], list[int]] = {}
-        for rank, boxes in enumerate(there):
-            holders.setdefault(boxes, []).append(rank)
-        for rank in range(new.mesh.size):
-            needed = local_boxes(new, wanted[name], rank, levels.target)
-            moves += _received(name, rank, needed, there[rank], holders, sent)
+        needed = [local_boxes(new, wanted[name], r, levels.target) for r in range(new.mesh.size)]
+        moves += movements_of(name, there, needed, sent)
     return moves
+
+
+def movements_of(
+    name: str, there: Sequence[tuple[Box, ...]], needed: Sequence[tuple[Box, ...]], sent: list[int]
+) -> Iterator[Movement]:
+    """Who sends which box of one tensor to whom, from what every rank has `there` to what it needs;
+    adds up what ranks have `sent`. Raises MismatchError for what no rank has."""
+    holders: dict[tuple[Box, ...], list[int]] = {}
+    for rank, boxes in enumerate(there):
+        holders.setdefault(boxes, []).append(rank)
+    for rank, wanted in enumerate(needed):
+        yield from _received(name, rank, wanted, there[rank], holders, sent)
+
+
+def disjoint(boxes: Iterable[Box]) -> tuple[Box, ...]:
+    """The same elements, each in one box alone."""
+    apart: tuple[Box, ...] = ()
+    for box in boxes:
+        _, rest = _divided((box,), apart)
+        apart += rest
+    return apart
+
+
+def lacking(needed: tuple[Box, ...], there: Iterable[Box]) -> tuple[Box, ...]:
+    """What of some boxes lies in none of the others."""
+    return _divided(needed, tuple(there))[1]
 
 
 def _received(

@@ -21,7 +21,7 @@ from ..errors import UsageError
 from ..unknown_name import unknown_name
 from .flat_shard import FULL
 from .memory_action import MemoryAction
-from .schedules.registry import SCHEDULES
+from .schedules.registry import SCHEDULES, splits_backward
 from .strategy import ROLES, SEQUENCE_FLAG, Strategy
 
 ActionKind = Literal["keep", "recompute", "save", "offload", "split"]
@@ -40,7 +40,8 @@ class Engine(msgspec.Struct, frozen=True):
     """What an engine can run. `roles`, kinds of memory `actions` and `schedules` are those of plans;
     `mixes`: what may differ between layers; `even`: stages have equal numbers of layers; `extras`:
     compressed messages, fractions of weights and mixtures of devices are for generated programs;
-    `styles`: tensor ranks split what a ParallelStyle of PyTorch says; `absent`: roles, and why."""
+    `styles`: tensor ranks split what a ParallelStyle of PyTorch says; `absent`: roles, and why;
+    `whole_backward`: roles beside which no schedule runs backward in two parts."""
 
     name: str
     about: str
@@ -52,6 +53,7 @@ class Engine(msgspec.Struct, frozen=True):
     extras: bool = False
     styles: bool = False
     absent: tuple[tuple[str, str], ...] = ()
+    whole_backward: tuple[str, ...] = ()
     rules: tuple[Rule, ...] = ()
 
     def refusal(self, strategy: Strategy) -> str | None:
@@ -66,6 +68,20 @@ class Engine(msgspec.Struct, frozen=True):
             return f"{self.name} shards whole weights, not fractions of them"
         broken = (rule.reason for rule in self.rules if rule.broken(strategy))
         return next(broken, None)
+
+    def schedule_refusal(self, strategy: Strategy, schedule: str) -> str | None:
+        """Why the engine cannot run the stages of a strategy under a schedule; None where it can."""
+        if strategy.stages == 1:
+            return None
+        if schedule not in self.schedules:
+            return f"{self.name} has no schedule {schedule}; it has {', '.join(self.schedules)}"
+        role = next((r for r in self.whole_backward if strategy.size(r) > 1), None)
+        if role is None or not splits_backward(schedule):
+            return None
+        return (
+            f"{self.name} runs no {schedule} beside {role}: its second part of backward finds no "
+            f"weights, which {role} has sharded again by then; take --schedule 1f1b"
+        )
 
     def allows_action(self, action: MemoryAction) -> bool:
         """Whether layers may save their activations so; a part of them needs `save` as well."""
@@ -166,6 +182,7 @@ ENGINES: dict[str, Engine] = {
             mixes="memory",
             styles=True,
             absent=(("cp", "its context_parallel has attention for kernels of CUDA alone"),),
+            whole_backward=("zero3",),
             rules=(
                 ORDER,
                 ONE_ZERO,
@@ -173,11 +190,6 @@ ENGINES: dict[str, Engine] = {
                     "its pipelining exports modules, in which no style gathers shares of tokens: no "
                     "tp=N,sp beside pp",
                     _tokens_between_operators_of_stages,
-                ),
-                Rule(
-                    "gradients of micro-batches were lost under some of its schedules: no zero3 "
-                    "beside pp",
-                    _beside("pp", "zero3"),
                 ),
                 NO_ULYSSES,
             ),

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from ..model.loops import Work
-from ..ranges import Amount, AxisSize, Bytes, Count, Index, ItemBytes
+from ..ranges import Amount, AxisSize, Bytes, Count, Index, ItemBytes, Seconds
 from .strategy import Strategy
 
 
@@ -42,11 +42,15 @@ class Collectives(msgspec.Struct, frozen=True):
 
 class CallWork(msgspec.Struct, frozen=True):
     """Work of one call in one direction (forward or backward), per device and micro-batch.
-    `host_bytes` are copied to or from host memory meanwhile."""
+    `host_bytes` are copied to or from host memory meanwhile. `launch_seconds`: of the host, which
+    launches every operator; `stall_seconds`: the device has nothing to do while the host looks at
+    results."""
 
     kernels: tuple[Kernels, ...] = ()
     collectives: tuple[Collectives, ...] = ()
     host_bytes: Bytes = 0
+    launch_seconds: Seconds = 0.0
+    stall_seconds: Seconds = 0.0
 
 
 class CompressibleTransfer(msgspec.Struct, frozen=True):

@@ -179,7 +179,8 @@ class SearchSpace:
             if (lower_bound >= self.best_seconds and not demanded) or self.deadline.passed():
                 break
             for c in group:
-                for name in names if demanded else self.worth_trying(c, names):
+                runs = [n for n in names if not self.engine.schedule_refusal(c.strategies[0], n)]
+                for name in runs if demanded else self.worth_trying(c, runs):
                     again = list(self.under(c, name))
                     candidates = candidates + again
                     self.update_best(again)

@@ -54,6 +54,9 @@ def refuse(options: PlanOptions, candidates: Iterable[Candidate], most_stages: i
     reason = f"{name} is a schedule of pipelines: pin a strategy with pp"
     for candidate in candidates:
         stages = candidate.strategies[0].stages
+        unable = options.target.schedule_refusal(candidate.strategies[0], name)
+        if unable is not None:
+            raise UsageError(unable)
         if stages > 1:
             check_schedule(name, stages, candidate.micro_batches, chunks)
             reason = (

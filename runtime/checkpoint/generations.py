@@ -38,6 +38,13 @@ KEEP = 2
 T = TypeVar("T")
 
 
+class Counts(NamedTuple):
+    """Batches and samples that a program has seen."""
+
+    batches: int
+    samples: int
+
+
 class StoredFile(msgspec.Struct, frozen=True):
     name: str
     bytes: Bytes

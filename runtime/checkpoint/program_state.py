@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -62,6 +62,7 @@ class ProgramState(Protocol):
     samples: int
     seed: int
     saving: BackgroundWork | None
+    whole_update: generations.Counts | None  # of the last one; None inside one
 
     @property
     def variants(self) -> Seeded: ...
@@ -98,13 +99,20 @@ def finish_saving(program: ProgramState) -> None:
         saving.wait()
 
 
-def collect(program: ProgramState, scheduler: Any = None) -> tuple[LocalTensors, Manifest]:
-    """What this rank has of a checkpoint, in the memory where it lies, and the manifest."""
-    store, groups, optimizer = program.store, program.groups, program.optimizer
-    written = written_here(program)
-    items = {n: state for n, state in _optimizer_items(program).items() if n in written}
+class LocalState(NamedTuple):
+    """What this rank has of a program's state, in the memory where it lies; `numbers`: plain ones."""
+
+    tensors: LocalTensors
+    numbers: dict[str, float]
+
+
+def local_state(program: ProgramState, names: Collection[str]) -> LocalState:
+    """What this rank has of some tensors and of their optimizer's states. Nothing is sent, unless a
+    compressed optimizer averages its weights."""
+    store = program.store
+    items = {n: state for n, state in _optimizer_items(program).items() if n in names}
     whole_names = program.updates.whole.tensors if program.updates is not None else {}
-    tensors = {f"{MODEL}/{name}": tensor for name, tensor in _values(store) if name in written}
+    tensors = {f"{MODEL}/{name}": tensor for name, tensor in _values(store) if name in names}
     numbers: dict[str, float] = {}
     for name, state in items.items():
         for key, value in state.items():
@@ -113,27 +121,41 @@ def collect(program: ProgramState, scheduler: Any = None) -> tuple[LocalTensors,
                 tensors[f"{OPTIMIZER}/{key}/{name}"] = _state(store, parameter, value, whole_names)
             else:
                 numbers[f"{key}/{name}"] = float(value)
-    compression = error_feedback.checkpoint_tensors(store, groups)
+    return LocalState(tensors, numbers)
+
+
+def collect(program: ProgramState, scheduler: Any = None) -> tuple[LocalTensors, Manifest]:
+    """What this rank has of a checkpoint, in the memory where it lies, and the manifest."""
+    tensors, numbers = local_state(program, written_here(program))
+    compression = error_feedback.checkpoint_tensors(program.store, program.groups)
     tensors |= {f"{COMPRESSION}/{key}": whole(t) for key, t in compression.items()}
     if scheduler is not None:
         tensors[SCHEDULER] = whole(pack_scheduler(scheduler))
-    rows = groups.everyone.gather_objects(numbers, "numbers of the optimizer's state")
-    manifest = Manifest(
+    rows = program.groups.everyone.gather_objects(numbers, "numbers of the optimizer's state")
+    counts = error_feedback.exchange_counts(program.store, program.groups)
+    return tensors, manifest_of(program, {k: n for row in rows for k, n in row.items()}, counts)
+
+
+def manifest_of(
+    program: ProgramState, numbers: dict[str, float], exchange_counts: dict[str, int]
+) -> Manifest:
+    """The manifest of a program's state, without its tensors."""
+    optimizer = program.optimizer
+    return Manifest(
         model=program.table.model,
         steps=program.steps,
         seed=program.seed,
         optimizer=type(optimizer).__name__,
         options={} if optimizer is None else plain_options(optimizer.param_groups[0]),
-        numbers=dict(sorted({k: n for row in rows for k, n in row.items()}.items())),
+        numbers=dict(sorted(numbers.items())),
         tensors=(),
-        exchange_counts=error_feedback.exchange_counts(store, groups),
+        exchange_counts=exchange_counts,
         batches=program.batches,
         samples=program.samples,
         groups=() if program.updates is None else stored_groups(program.updates),
         loss_scale=0.0 if program.loss_scale is None else program.loss_scale.value,
         loss_scale_steps=0 if program.loss_scale is None else program.loss_scale.steps,
     )
-    return tensors, manifest
 
 
 def written_here(program: ProgramState) -> frozenset[str]:
@@ -188,29 +210,46 @@ def load_checkpoint(
     manifest = generation_found.manifest
     for problem in generation_found.problems if group.rank == 0 else ():
         warnings.warn(f"{problem}; loading {generation_found.path.name} instead", stacklevel=3)
-    stored = {tensor.name: tensor for tensor in manifest.tensors}
+    stored = {tensor.name for tensor in manifest.tensors}
     check(program, folder, manifest)
     if scheduler is not None and SCHEDULER not in stored:
         raise MismatchError(f"{folder} holds no scheduler: load it without one")
+
+    def read(wanted: LocalTensors) -> None:
+        tensor_files.read(group, generation_found.path, generation_found.files, wanted)
+
+    load(program, manifest, read, scheduler)
+
+
+def load(
+    program: ProgramState,
+    manifest: Manifest,
+    read: Callable[[LocalTensors], None],
+    scheduler: Any = None,
+) -> None:
+    """Take over a state of this manifest, whose values `read` puts into the memory that wants them; all
+    ranks together."""
     wanted = _wanted_values(program)
     states = _state_targets(program, manifest)
     wanted |= {name: target.place for name, target in states.items()}
     whole_tensors = {
-        name: _empty(tensor)
-        for name, tensor in stored.items()
-        if name.startswith(f"{COMPRESSION}/") or (name == SCHEDULER and scheduler is not None)
+        tensor.name: _empty(tensor)
+        for tensor in manifest.tensors
+        if tensor.name.startswith(f"{COMPRESSION}/")
+        or (tensor.name == SCHEDULER and scheduler is not None)
     }
     wanted |= {name: whole(tensor) for name, tensor in whole_tensors.items()}
-    tensor_files.read(group, generation_found.path, generation_found.files, wanted)
+    read(wanted)
     _restore_optimizer(program, manifest, {n: target.memory for n, target in states.items()})
     if scheduler is not None:
         scheduler.load_state_dict(unpack_scheduler(whole_tensors.pop(SCHEDULER)))
     program.store.zero_gradients()
-    _restore_compression(program, folder, manifest, whole_tensors)
+    _restore_compression(program, manifest, whole_tensors)
     program.steps = manifest.steps
     program.batches = manifest.steps if manifest.batches is None else manifest.batches
-    samples = program.batches * program.table.global_batch
-    program.samples = samples if manifest.samples is None else manifest.samples
+    as_many = program.batches * program.table.global_batch
+    program.samples = as_many if manifest.samples is None else manifest.samples
+    program.whole_update = generations.Counts(program.batches, program.samples)
     program.seed = manifest.seed
     program.variants.reset(manifest.seed)
     if program.loss_scale is not None and manifest.loss_scale:
@@ -279,11 +318,8 @@ def _state_targets(program: ProgramState, manifest: Manifest) -> dict[str, State
 
 def check(program: ProgramState, folder: Path, manifest: Manifest) -> None:
     """Raise MismatchError unless the checkpoint has exactly the program's tensors, in their shapes."""
-    expected = {
-        f"{MODEL}/{name}": spec.type.shape
-        for name, spec in program.store.specs.items()
-        if spec.kind != "constant"
-    }
+    specs = program.store.specs.items()
+    expected = {f"{MODEL}/{n}": s.type.shape for n, s in specs if s.kind != "constant"}
     stored = {t.name: t.shape for t in manifest.tensors if t.name.startswith(f"{MODEL}/")}
     wrong = sorted(n for n in expected.keys() | stored.keys() if expected.get(n) != stored.get(n))
     if wrong:
@@ -306,7 +342,7 @@ def _shape(shape: tuple[int, ...] | None) -> str:
 
 
 def _restore_compression(
-    program: ProgramState, folder: Path, manifest: Manifest, tensors: dict[str, Tensor]
+    program: ProgramState, manifest: Manifest, tensors: dict[str, Tensor]
 ) -> None:
     """Load error feedback and replicas; warn about errors that this plan has no state for."""
     program.store.transports.reset()
@@ -319,9 +355,9 @@ def _restore_compression(
     dropped = sorted(set(n for row in rows for n in row)) if saved else []
     if dropped and program.groups.pool.rank == 0:
         warnings.warn(
-            f"{folder} holds errors of compressed gradients that this plan does not carry on: those "
-            f"of {len(dropped)} parameters are dropped, {dropped[0]} among them",
-            stacklevel=4,
+            f"the checkpoint holds errors of compressed gradients that this plan does not carry on: "
+            f"those of {len(dropped)} parameters are dropped, {dropped[0]} among them",
+            stacklevel=5,
         )
 
 

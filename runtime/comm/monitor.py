@@ -88,7 +88,9 @@ class Monitor:
         self.thread = threading.Thread(
             target=_run, args=(weakref.ref(self), stop, self.period_seconds), daemon=True
         )
-        weakref.finalize(self, _end, self.store, self.key(rank), recorder, self.thread, stop)
+        self.close = weakref.finalize(
+            self, _end, self.store, self.key(rank), recorder, self.thread, stop
+        )
         self.thread.start()
 
     def key(self, rank: int) -> str:

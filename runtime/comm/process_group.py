@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -248,12 +249,13 @@ class GroupPool:
         self.timeout = timedelta(seconds=self.watchdog.backend_seconds)
         self.storage_handles: list[dist.ProcessGroup] = []
         self.handles: dict[tuple[int, Partition], dist.ProcessGroup | None] = {}
+        self.groups = WeakSet[Group]()
 
     def group(self, name: str, partition: Partition, channel: int = 0) -> Group:
         """The group that this rank is in; groups on different `channel`s run concurrently."""
         ranks = next(part for part in partition if self.rank in part)
         if all(len(part) < 2 for part in partition):
-            return Group(name, ranks, self.watchdog, None, self.sent_bytes)
+            return self._group(name, ranks, None)
         key = (channel, partition)
         if key not in self.handles:
             what = f"making group {name} of {len(ranks)} ranks"
@@ -263,7 +265,21 @@ class GroupPool:
                 )
             assert isinstance(handle, dist.ProcessGroup)  # this rank is a member
             self.handles[key] = handle
-        return Group(name, ranks, self.watchdog, self.handles[key], self.sent_bytes)
+        return self._group(name, ranks, self.handles[key])
+
+    def _group(self, name: str, ranks: Sequence[int], handle: dist.ProcessGroup | None) -> Group:
+        group = Group(name, ranks, self.watchdog, handle, self.sent_bytes)
+        self.groups.add(group)
+        return group
+
+    def close(self) -> None:
+        """Drop all process groups: their connections end, and ranks that wait in them fail."""
+        for group in self.groups:
+            group.handle = None
+        for transfer in self.watchdog.transfers:
+            transfer.abandon()
+        self.handles.clear()
+        self.storage_handles.clear()
 
     def storage(self) -> Group:
         """All ranks, for reading and writing files: slow ranks are waited for as long as they live."""
@@ -274,7 +290,7 @@ class GroupPool:
             assert isinstance(handle, dist.ProcessGroup)
             self.storage_handles.append(handle)
         handle = self.storage_handles[0] if self.storage_handles else None
-        return Group("files of all ranks", everyone.ranks, self.watchdog, handle, self.sent_bytes)
+        return self._group("files of all ranks", everyone.ranks, handle)
 
     def everyone(self) -> Group:
         """The group of all ranks."""

@@ -76,6 +76,7 @@ class Transfer:
         self.gives: list[Give] = []
         with watchdog.inside(record):
             self.work = start()
+        watchdog.transfers.add(self)
 
     def then(self, give: Give) -> Transfer:
         """What `give` makes of what has arrived is what `wait` gives."""
@@ -85,6 +86,10 @@ class Transfer:
     def done(self) -> bool:
         """Whether it has arrived; waits for nothing."""
         return self.work is None or self.work.is_completed()
+
+    def abandon(self) -> None:
+        """Forget the message, whose connection may then end."""
+        self.work = self.sent = None
 
     def wait(self) -> Tensor:
         """The tensor, once it has arrived; what was sent may be freed then. On a GPU the stream waits,

@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+from weakref import WeakSet
 
 import torch.distributed as dist
 
@@ -44,6 +45,12 @@ class CommunicationError(PlaitError):
     exit_code = 1
 
 
+class Abandonable(Protocol):
+    """A message on its way that may be forgotten."""
+
+    def abandon(self) -> None: ...
+
+
 class Watchdog:
     """Records this rank's collectives, and turns their failures into errors that say why.
 
@@ -55,6 +62,7 @@ class Watchdog:
     ) -> None:
         self.rank, self.recorder = rank, FlightRecorder(rank)
         self.options, self.monitor = options or WatchOptions(), None
+        self.transfers = WeakSet[Abandonable]()
         if store is not None and dist.get_world_size() > 1:
             seconds, folder = self.options.collective_seconds, self.options.dump_folder
             self.monitor = Monitor(self.recorder, store, dist.get_world_size(), seconds, folder)

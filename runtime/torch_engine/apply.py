@@ -67,11 +67,8 @@ def check_appliable(plan: Plan) -> Strategy:
     strategy, engine = strategies[0], ENGINES["torch"]
     if (reason := engine.refusal(strategy)) is not None:
         raise UsageError(f"PyTorch's engine runs no {strategy}: {reason}; plan with --engine torch")
-    if strategy.stages > 1 and plan.schedule not in engine.schedules:
-        raise UsageError(
-            f"PyTorch's engine has no schedule {plan.schedule}; plan with --schedule "
-            f"{'|'.join(engine.schedules)}, or with --engine torch"
-        )
+    if (reason := engine.schedule_refusal(strategy, plan.schedule)) is not None:
+        raise UsageError(f"PyTorch's engine: {reason}, or plan with --engine torch")
     return strategy
 
 

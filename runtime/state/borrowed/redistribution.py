@@ -23,19 +23,26 @@ LocalTensors = Mapping[str, LocalTensor]
 
 
 class Redistribution:
-    """What every rank sends and receives so that tensors lie as the program `new` has them, where they
-    are of `dtypes`. The same on all ranks: it follows from the two tables."""
+    """What every rank sends and receives so that tensors lie where they are needed, of `dtypes` there;
+    `moves` are the same on all ranks, `sizes` bytes of the tensors."""
 
     def __init__(
-        self,
+        self, moves: Sequence[Movement], dtypes: Mapping[str, torch.dtype], sizes: Mapping[str, int]
+    ) -> None:
+        self.dtypes = dtypes
+        self.exchanges = list(_exchanges(moves, sizes))
+
+    @classmethod
+    def between(
+        cls,
         old: ProgramTable,
         new: ProgramTable,
         dtypes: Mapping[str, torch.dtype],
         levels: ShardLevels,
-    ) -> None:
+    ) -> Redistribution:
+        """From the shards of one program to those of another, on the same ranks."""
         sizes = {name: spec.type.bytes for spec in new.state_tensors for name in spec.names()}
-        self.dtypes = dtypes
-        self.exchanges = list(_exchanges(movements(old, new, dtypes, levels), sizes))
+        return cls(movements(old, new, dtypes, levels), dtypes, sizes)
 
     def run(self, group: Group, source: LocalTensors, target: LocalTensors) -> None:
         """Fill this rank's memory of `target` from what the ranks have in `source`; all ranks of the

@@ -101,7 +101,7 @@ class BorrowedStore(ParameterStore):
                 for spec in map(self.specs.__getitem__, names)
             )
             dtypes = {n: getattr(torch, t) for n, t in zip(names, types, strict=True)}
-            self.moves[key] = Redistribution(
+            self.moves[key] = Redistribution.between(
                 source.table, target.table, dtypes, ShardLevels(*levels)
             )
         return self.moves[key]

@@ -6,6 +6,7 @@ from msgspec.structs import replace
 from torch import nn
 
 from plait.cost_model.execution_model import engine_execution
+from plait.cost_model.explain.step_terms import step_term
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
 from plait.ir.errors import UsageError
@@ -35,6 +36,8 @@ def test_every_candidate_is_one_that_the_engine_can_run(space, name):
     assert tight.candidates
     for candidate in tight.candidates:
         assert not any(engine.refusal(s) for s in candidate.strategies)
+        schedule = candidate.assignment.schedule
+        assert engine.schedule_refusal(candidate.strategies[0], schedule) is None
         assert all(engine.allows_action(d.memory) for d in candidate.decisions)
         if engine.mixes != "all":
             assert len(candidate.strategies) == 1
@@ -42,6 +45,7 @@ def test_every_candidate_is_one_that_the_engine_can_run(space, name):
             assert len(candidate.decisions) == 1
     assembled = assemble(tight, min(tight.candidates, key=tight.sort_key))
     assert assembled.engine == name
+    assert step_term(assembled).value == pytest.approx(assembled.prediction.step_seconds)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +57,6 @@ def test_every_candidate_is_one_that_the_engine_can_run(space, name):
         ("accelerate", "dp=2,tp=4", "replicas alone"),
         ("accelerate", "zero3=2,tp=4,sp", "no sp beside tp"),
         ("torch", "zero3=4,cp=2", "kernels of CUDA alone"),
-        ("torch", "pp=2,zero3=4", "no zero3 beside pp"),
         ("deepspeed", "zero3=4,tp=2", "AutoTP"),
         ("deepspeed", "pp=2,zero2=4", "pipelines"),
         ("torchtitan", "tp=2,zero3=4", "from the outside in"),
@@ -66,6 +69,28 @@ def test_every_candidate_is_one_that_the_engine_can_run(space, name):
 def test_pins_that_the_engine_cannot_run_are_refused_by_name(engine, strategy, reason):
     with pytest.raises(UsageError, match=reason):
         ENGINES[engine].check(parse_strategy(strategy))
+
+
+def test_weights_that_are_sharded_again_by_then_have_no_second_part_of_backward(space):
+    pinned = space.with_options(
+        engine="torch", memory_bytes=None, pins=pin_all("pp=2,zero3=2"), schedule="zb-h1"
+    )
+    with pytest.raises(UsageError, match="no zb-h1 beside zero3"):
+        pinned.run()
+    free = space.with_options(engine="torch", memory_bytes=None, pins=pin_all("pp=2,zero3=2"))
+    free.run()
+    assert {c.assignment.schedule for c in free.candidates} <= {"1f1b", "interleaved", "gpipe"}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("engine", ["plait", "megatron", "torchtitan", "torch"])
+@pytest.mark.parametrize("strategy", ["pp=2,dp=4", "pp=2,dp=2,tp=2", "dp=4,tp=2"])
+def test_terms_of_experts_and_stages_add_up_to_the_step(engine, strategy):
+    """Launches that a device waits for, stalls of experts, and sends beside compute count."""
+    model = trace(*zoo.mixtral(4, batch=64))
+    options = PlanOptions(engine=engine, pins=pin_all(strategy), micro_batches=8, schedule="1f1b")
+    chosen = plan(model, load_cluster("2x4xh100"), options)
+    assert step_term(chosen).value == pytest.approx(chosen.prediction.step_seconds)
 
 
 class Untransposed(nn.Module):

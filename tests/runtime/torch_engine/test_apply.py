@@ -60,10 +60,10 @@ def source(tmp_path_factory):
     return f"{path}:make"
 
 
-def planned(source, *pins, cluster="local:2", engine="torch"):
+def planned(source, *pins, cluster="local:2", engine="torch", **more):
     built = load_source(source)
-    model = trace(built.model, built.batch, built.loss_fn)
-    options = PlanOptions(engine=engine, pins=pins)
+    model = trace(built.model.eval(), built.batch, built.loss_fn)
+    options = PlanOptions(engine=engine, pins=pins, **more)
     return with_methods(plan(model, load_cluster(cluster), options)), model
 
 
@@ -84,6 +84,7 @@ def test_every_role_trains_as_one_process_does(source, tmp_path, ranks):
             pin_all(f"dp={half},zero3=2"),
             pin_all(f"zero3={half},tp=2"),
             pin_all(f"pp={half},zero2=2"),
+            pin_all(f"pp={half},zero3=2"),
             pin_all(f"pp={half},tp=2"),
         ]
     paths = []
@@ -94,6 +95,23 @@ def test_every_role_trains_as_one_process_does(source, tmp_path, ranks):
     printed = launch(ranks, [WORKER, source, *paths], timeout_seconds=120)
     differences = [float(line.split()[1]) for line in printed[0].splitlines()]
     assert len(differences) == len(pins)
+    assert max(differences) < 1e-9
+
+
+@pytest.mark.long
+@pytest.mark.ranks
+@pytest.mark.parametrize("name", ["llama", "qwen3", "opt", "phi"])
+def test_stages_gather_their_weights_for_every_micro_batch(name, tmp_path):
+    source, paths = f"plait.tests.zoo.decoders:{name}", []
+    for schedule in ("gpipe", "1f1b", "interleaved"):
+        made, _ = planned(
+            source, *pin_all("pp=2,zero3=2"), cluster="local:4", schedule=schedule, micro_batches=4
+        )
+        made.save(tmp_path / f"{schedule}.json")
+        paths.append(str(tmp_path / f"{schedule}.json"))
+    printed = launch(4, [WORKER, source, *paths], timeout_seconds=120)
+    differences = [float(line.split()[1]) for line in printed[0].splitlines()]
+    assert len(differences) == len(paths)
     assert max(differences) < 1e-9
 
 
