@@ -7,6 +7,7 @@ from plait.api import __getattr__ as __getattr__
 TYPE_CHECKING = False  # typing.TYPE_CHECKING costs a module; checkers know the name
 if TYPE_CHECKING:
     from plait.api import Cluster as Cluster
+    from plait.api import CommunicationError as CommunicationError
     from plait.api import FileError as FileError
     from plait.api import GlobalBatchSampler as GlobalBatchSampler
     from plait.api import InfeasibleError as InfeasibleError
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from plait.api import parallelize as parallelize
     from plait.api import place as place
     from plait.api import plan as plan
+    from plait.api import regroup as regroup
     from plait.api import simulate as simulate
     from plait.api import trace as trace
     from plait.api import verify as verify

@@ -180,8 +180,8 @@ class HalfCostTable:
                 for ((kind, axis, item), n), count in sent.items()
                 if n
             ),
-            launch_seconds=self.host_seconds,
-            stall_seconds=self.stall_seconds,
+            launch_seconds=float(self.host_seconds),
+            stall_seconds=float(self.stall_seconds),
         )
 
 

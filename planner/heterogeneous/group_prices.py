@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from math import inf, prod
 from typing import NamedTuple
@@ -26,6 +26,7 @@ from ..pricing.candidate_pricer import CandidatePricer
 from ..pricing.function_prices import CallPrice, FunctionPrices
 from ..pricing.stage_cost import StageCost, StrategyCost
 from ..question.candidate import CallPoint, RunPoint
+from ..question.pins import Pin, pin_per_call
 from ..question.strategy_space import axis_families, strategies
 from ..sharding.model_values import ModelValues
 
@@ -38,9 +39,11 @@ class GroupType(NamedTuple):
 
 
 class StageKey(NamedTuple):
-    """What the cost of a stage depends on: classes of its calls, boundary, whether it is the end."""
+    """What the cost of a stage depends on: classes of its calls, what is pinned, boundary, whether it
+    is the end."""
 
     call_classes: tuple[int, ...]
+    pins: frozenset[Pin]
     boundary: TransferBytes
     is_last: bool
 
@@ -66,6 +69,13 @@ class GroupChoice(NamedTuple):
     calls: Span
 
 
+def keeps(choice: StageChoice, pins: Iterable[Pin]) -> bool:
+    """Whether a choice is what is pinned of its calls: a device group has one strategy."""
+    return all(
+        pin.strategy == choice.strategy and pin.memory in (None, choice.memory) for pin in pins
+    )
+
+
 class GroupPrices:
     """Prices stages on device groups of a mixed cluster, on micro-batches of `samples`."""
 
@@ -77,9 +87,15 @@ class GroupPrices:
         roles: tuple[str, ...],
         memory_bytes: int | None,
         values: ModelValues | None = None,
+        pins: tuple[Pin, ...] = (),
     ) -> None:
         self.model, self.cluster, self.optimizer = model, cluster, optimizer
         self.values = values or ModelValues(model)
+        batch_only = model.batch_only_calls()
+        self.pins = [
+            None if call in batch_only else pin
+            for call, pin in enumerate(pin_per_call(model, pins) if pins else ())
+        ]
         self.roles = tuple(r for r in roles if not ROLES[r].stages)
         self.memory_bytes = memory_bytes
         self.parts = cluster.parts or (cluster,)
@@ -146,8 +162,9 @@ class GroupPrices:
     ) -> StageChoice | None:
         """The fastest choice that fits for these calls."""
         choices = self.choices_of(group_type, samples, calls, after)
+        pins = self.pins_of(calls)
         return min(
-            (c for c in choices if self.fits_memory(group_type, c)),
+            (c for c in choices if self.fits_memory(group_type, c) and keeps(c, pins)),
             key=lambda c: (c.seconds, str(c.strategy)),
             default=None,
         )
@@ -158,10 +175,15 @@ class GroupPrices:
         (first, last), pricer = calls, self.pricer(group_type)
         key = StageKey(
             tuple(pricer.call_classes[first:last]),
+            self.pins_of(calls),
             pricer.aggregator.boundaries.bytes[last],
             last == len(pricer.calls),
         )
         return self.equal_spans.setdefault(key, calls)
+
+    def pins_of(self, calls: Span) -> frozenset[Pin]:
+        """What is pinned of these calls."""
+        return frozenset(pin for pin in self.pins[slice(*calls)] if pin is not None)
 
     def fits_memory(self, group_type: GroupType, choice: StageChoice) -> bool:
         return choice.stage.peak_bytes <= self.memory_limit(group_type.part)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ...cost_model.rates import with_rates
 from ...ir.devices.cluster import Cluster
-from ...ir.devices.mixed import as_uniform
+from ...ir.devices.mixed import as_slowest_devices, as_uniform
 from ...ir.errors import UsageError
 from ...ir.model.model import Model
 from ...ir.passes import Observer
 from ...ir.plan.plan import Plan
 from ..question.options import PlanOptions
+from ..question.pins import Pin
 from ..search.plan import plan as plan_uniform
 from .objective import plan_for_objective
 
@@ -50,15 +51,35 @@ def fastest(
     """The fastest plan found that fits; the best so far where time is up."""
     if not cluster.parts:
         return plan_uniform(model, cluster, options, observer, watch)
-    if options.pins or options.compress != "none" or options.gradient_precision:
-        raise UsageError(
-            "a mixed cluster is planned without --pin, --compress and --gradient-precision"
-        )
+    if options.compress != "none" or options.gradient_precision:
+        raise UsageError("a mixed cluster is planned without --compress and --gradient-precision")
     uniform = as_uniform(cluster)
     if uniform is not None:
         return plan_uniform(model, uniform, options, observer, watch)
     if not options.target.extras:
         raise UsageError(f"{options.engine} trains on devices of one kind; plan for a part of them")
+    if options.pins and all(pin.strategy.devices == cluster.devices for pin in options.pins):
+        return plan_uniform(model, as_slowest_devices(cluster), options, observer, watch)
+    check_group_pins(options.pins, cluster)
     from .search import MixedSearch  # loads networkx, which plans for one kind do without
 
     return MixedSearch(model, cluster, options).run()
+
+
+def check_group_pins(pins: Sequence[Pin], cluster: Cluster) -> None:
+    """Raises UsageError for pins that no device group of a mixed cluster can have: a group lies in one
+    part, and stages are the search's."""
+    most = max(part.devices for part in cluster.parts)
+    for pin in pins:
+        if pin.strategy.stages > 1:
+            raise UsageError(
+                f"pin {pin.strategy}: on a mixed cluster a pin is the strategy of a device group, and "
+                "stages are the search's: leave out pp, or pin all "
+                f"{cluster.devices} devices, as if they were the slowest"
+            )
+        if pin.strategy.devices > most:
+            raise UsageError(
+                f"pin {pin.strategy} is for {pin.strategy.devices} devices, the largest part of the "
+                f"cluster has {most}: on a mixed cluster a pin is the strategy of a device group, which "
+                f"lies in one part"
+            )

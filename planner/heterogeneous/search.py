@@ -68,7 +68,13 @@ class MixedSearch:
         self.prices = PriceCache()
         values = self.prices.values(model)
         self.group_prices = GroupPrices(
-            model, cluster, self.optimizer, options.roles, options.memory_bytes, values
+            model,
+            cluster,
+            self.optimizer,
+            options.roles,
+            options.memory_bytes,
+            values,
+            options.pins,
         )
         self.parts, self.bounds = self.group_prices.parts, ShapeBounds(self.group_prices)
         self.deadline = Deadline(options.time_limit_seconds)
@@ -129,13 +135,22 @@ class MixedSearch:
         """The error where nothing that fits was found."""
         if self.deadline.stopped:
             return LimitError("time was up: nothing that fits was found yet; give it more time")
+        if pins := self.options.pins:
+            shown = ", ".join(f"{pin.glob}:{pin.strategy}" for pin in pins)
+            return InfeasibleError(
+                f"infeasible: no device groups of {self.cluster} hold {self.model.name} with {shown}: "
+                "a group has one strategy, for as many devices as it has"
+            )
         return InfeasibleError(
             f"infeasible: {self.model.name} fits no mixture of the parts of {self.cluster}, "
             "none of them alone, nor all as if they were the smallest"
         )
 
     def uniform_clusters(self) -> list[Cluster]:
-        """Each part without the others, and all devices as if they were the slowest."""
+        """Each part without the others, and all devices as if they were the slowest; none where device
+        groups are pinned."""
+        if self.options.pins:
+            return []
         return [*self.parts, as_slowest_devices(self.cluster)] if self.cluster.parts else []
 
     def plan_uniform(self, cluster: Cluster) -> Plan | None:

@@ -114,7 +114,8 @@ def _split_operators(
     every = styles
     if check_appliable(plan).sequence_parallel:
         split = [path for path in paths if any(p.startswith(f"{path}.") for p in styles)]
-        every = sequence_styles(module, split, styles, calls_of(module, sample.batch))
+        calls, ranks = calls_of(module, sample.batch), mesh[AXIS].size()
+        every = sequence_styles(module, split, styles, calls, ranks)
     head = vocabulary_head(plan, sample.model, styles) if expected is not None else None
     if head is not None:
         every = every | {head: ColwiseParallel(output_layouts=Shard(-1), use_local_output=False)}

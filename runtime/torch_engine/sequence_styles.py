@@ -70,14 +70,26 @@ def blocks(layer: str, styles: Mapping[str, ParallelStyle]) -> Iterator[SplitBlo
 
 
 def sequence_styles(
-    module: nn.Module, layers: Sequence[str], styles: Styles, calls: Mapping[str, ModuleCall]
+    module: nn.Module,
+    layers: Sequence[str],
+    styles: Styles,
+    calls: Mapping[str, ModuleCall],
+    ranks: int,
 ) -> Styles:
-    """Styles with tokens split between the operators of `layers`; `calls`: of every module, once.
+    """Styles with tokens split over `ranks` between the operators of `layers`; `calls`: of every module,
+    once.
 
-    Raises UsageError for parameters that would see shares of tokens and that no style names.
+    Raises UsageError for parameters that would see shares of tokens and that no style names, and for
+    tokens that have no equal shares.
     """
     changed = dict(styles)
     for layer in layers:
+        tokens = hidden_states(calls[layer]).shape[1]
+        if tokens % ranks:
+            raise UsageError(
+                f"{layer}: {tokens} tokens have no equal shares for tp={ranks},sp, which PyTorch's "
+                "styles send; plan its tp without sp, or for another number of tokens"
+            )
         gathered: list[str] = []
         for block in blocks(layer, styles):
             leaving = tokens_of(calls[block.rows])

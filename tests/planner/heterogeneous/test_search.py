@@ -10,7 +10,7 @@ from plait.cost_model.hardware import load_any_cluster
 from plait.cost_model.what_if import Conditions, simulate_step
 from plait.ir.capture import trace
 from plait.ir.devices.mixed import as_uniform, mixed_cluster, sub_cluster
-from plait.ir.errors import FileError
+from plait.ir.errors import FileError, UsageError
 from plait.ir.plan.verify import verify_plan
 from plait.ir.text.plan import parse_plan, print_plan
 from plait.planner import PlanOptions, plan
@@ -18,6 +18,7 @@ from plait.planner.heterogeneous.group_prices import GroupPrices, GroupType
 from plait.planner.heterogeneous.layer_split import LayerSplit
 from plait.planner.heterogeneous.shapes import near_parts, shapes
 from plait.planner.question.options import optimizer_states
+from plait.planner.question.pins import parse_pin, pin_all
 from plait.tests import zoo
 
 
@@ -67,6 +68,44 @@ def test_a_mixture_beats_every_part_alone_and_all_as_the_slowest(model, spec):
     assert slowed.step_seconds > step
     assert answer.gap < 0.1
     assert parse_plan(print_plan(answer)) == answer
+
+
+@pytest.mark.long
+def test_a_pin_is_the_strategy_of_the_groups_that_have_its_layers(model):
+    cluster = slow(load_any_cluster("2xh100+2xa100-80"))
+    free = plan(model, cluster, PlanOptions()).prediction.step_seconds
+    whole = plan(model, cluster, PlanOptions(pins=pin_all("tp=2")))
+    assert {str(s) for s in whole.strategies} == {"tp=2"}
+    some = plan(model, cluster, PlanOptions(pins=(parse_pin("transformer.h.[0-1]:tp=2"),)))
+    pinned = {call for call, path in enumerate(some.calls) if path in H}
+    for layers in some.layers:
+        if pinned & {*range(layers.first, layers.last)}:
+            assert str(some.strategy_of(layers)) == "tp=2"
+    for answer in (whole, some):
+        verify_plan(answer)
+        assert answer.groups
+        assert answer.fits
+        assert answer.prediction.step_seconds >= free
+    every = plan(model, cluster, PlanOptions(pins=pin_all("dp=2,tp=2")))
+    assert not every.groups
+    assert str(every.strategies[0]) == "dp=2,tp=2"
+
+
+H = {"transformer.h.0", "transformer.h.1"}
+
+
+@pytest.mark.parametrize(
+    ("pin", "reason"),
+    [
+        ("pp=2,dp=1", "stages are the search's"),
+        ("dp=3", "the largest part of the cluster has 2"),
+        ("nowhere:tp=2", "matches no layer"),
+    ],
+)
+def test_pins_that_no_device_group_can_have_are_refused(model, pin, reason):
+    cluster = load_any_cluster("2xh100+2xa100-80")
+    with pytest.raises(UsageError, match=reason):
+        plan(model, cluster, PlanOptions(pins=(parse_pin(pin),)))
 
 
 def test_equal_parts_are_one_cluster(model):
