@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..ir.errors import FileError, MismatchError, UsageError
 from ..ir.plan import plan as ir
 from ..ir.plan.program import PLAN_FILE, GeneratedProgram, ProgramTable
-from .parallel.rank_cluster import devices_left
 from .plans.plan_object import Plan, load_plan
 from .python import Optimizing, plan_for_all
 
@@ -80,9 +79,14 @@ class FolderRequest(NamedTuple):
             plan = read_plan(place, program.table)
             attach(program, module, self.loss_fn, plan, others)
         if plan is not None and not is_instance(factory):
-            alone = self._replace(other_plans=())
-            program.reopen = lambda left: alone.opened(devices_left(plan, left))
+            program.reopen = lambda left: self.reopened(plan, left)
         return program
+
+    def reopened(self, plan: Plan, left: Sequence[int]) -> Program:
+        """The same on the devices that are left of a plan's."""
+        from .parallel.rank_cluster import devices_left
+
+        return self._replace(other_plans=()).opened(devices_left(plan, left))
 
 
 def regroup(
