@@ -57,15 +57,30 @@ def moved(program):
     return True
 
 
-def run(module, pin, slots, options):
+def continued(program, module, folder):
+    """What losses differ by where a program without replicas goes on from a checkpoint, and the program
+    itself from the same one."""
+    losses = []
+    program.step(batch(0))
+    program.save(folder)
+    other = plait.parallelize(
+        deepcopy(module), batch(0), pin="*:dp=4", cluster="2x2xh100", **OPTIMIZER
+    )
+    for one in (program, other, program):
+        one.load(folder)
+        losses.append([one.step(batch(step)).item() for step in (1, 2, 3)])
+    return max(abs(a - b) for row in losses[1:] for a, b in zip(losses[0], row, strict=True))
+
+
+def run(module, case, folder):
     program = plait.parallelize(
         deepcopy(module),
         batch(0),
-        pin=pin,
-        expert_slots=slots,
+        pin=case["pin"],
+        expert_slots=case["slots"],
         cluster="2x2xh100",
         **OPTIMIZER,
-        **options,
+        **case["options"],
     )
     losses, ratios, homes, replicas = [], [], set(), 0
     for step in range(len(HOT)):
@@ -76,7 +91,10 @@ def run(module, pin, slots, options):
             replicas += placement.has_replicas
     row = {"losses": losses, "ratios": ratios, "homes": len(homes), "replicas": replicas}
     row["evaluated"] = float(program.eval(batch(0)))
-    return row | {"moved": moved(program)}, program.state_dict()
+    values = program.state_dict()
+    row["moved"] = moved(program)
+    row["continued"] = continued(program, module, folder)
+    return row, values
 
 
 def main() -> None:
@@ -90,7 +108,7 @@ def main() -> None:
             evaluated = trained.eval()(**batch(0)).item()
         rows = {}
         for case in json.loads(sys.argv[2]):
-            row, values = run(module, case["pin"], case["slots"], case["options"])
+            row, values = run(module, case, Path(sys.argv[1]).parent / str(len(rows)))
             row["loss_error"] = max(
                 abs(a - b) for a, b in zip(row.pop("losses"), losses, strict=True)
             )

@@ -20,8 +20,9 @@ CASES = [
 @pytest.mark.ranks
 @pytest.mark.long
 def test_experts_in_several_places_train_as_in_one(tmp_path) -> None:
-    """Against the eager module with its own AdamW; where homes move, states move with them, bit by bit.
-    Steps whose loads are those of the step before are balanced, up to what two batches differ by."""
+    """Against the eager module with its own AdamW. Where homes move, states move with them, bit by bit;
+    checkpoints know nothing of it. Steps whose loads are those of the step before are balanced, up to
+    what two batches differ by."""
     out = tmp_path / "replicas.json"
     worker = Path(__file__).with_name("replicas_worker.py")
     launch(4, [str(worker), str(out), json.dumps(CASES)], timeout_seconds=900)
@@ -32,6 +33,7 @@ def test_experts_in_several_places_train_as_in_one(tmp_path) -> None:
         assert row["weight_error"] < 1e-9
         assert row["evaluation_error"] < 1e-9
         assert row["moved"]
+        assert row["continued"] < 1e-9
         assert row["replicas"]
         assert max(row["ratios"][1::2]) < 1.3 <= min(row["ratios"][:3:2])
     assert rows["*:ep=2,dp=2"]["homes"] > 1
