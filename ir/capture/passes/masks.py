@@ -1,6 +1,6 @@
-"""Classify masks that depend on positions alone: always true, causal, or other.
+"""What depends on positions alone: masks are always true, causal, or other; positions have a greatest.
 
-Such a mask is an expression over `arange` and constants, which `position_points` evaluates block by
+Such a value is an expression over `arange` and constants, which `position_points` evaluates block by
 block, or at a sample of points where the mask is huge.
 """
 
@@ -28,7 +28,7 @@ MASKED = -1e30
 MaskKind = Literal["all", "causal", "other"]
 
 
-class MaskAnalysis:
+class PositionAnalysis:
     def __init__(self, graph: FlatGraph, made_by: dict[int, Op]) -> None:
         self.graph, self.made_by = graph, made_by
         self.kinds: dict[int, MaskKind] = {}
@@ -61,6 +61,17 @@ class MaskAnalysis:
                 except NotConstant:
                     pass
         return self.kinds[value]
+
+    def greatest(self, value: int) -> int | None:
+        """The greatest of positions that depend on nothing but their places, else None."""
+        shape = self.graph.types[value].shape
+        if not self.positional(value) or not 0 < prod(shape) <= EXACT_POINTS:
+            return None
+        try:
+            evaluator = PointEvaluator(self.graph, self.made_by)
+            return int(max(evaluator.at(value, index).max() for index in _blocks(shape)))
+        except NotConstant:
+            return None
 
     def compare(self, value: int) -> MaskKind:
         shape = self.graph.types[value].shape

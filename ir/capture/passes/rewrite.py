@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import prod, sqrt
 
+from ...errors import TraceError
 from ...model.model import Argument, Op, Ref
 from ...model.tensor import TensorType
 from ...passes import Pass
 from ..graph import FlatGraph, arguments, substitute
 from ..operators.shard_offsets import full_index
 from ..resolve import overload
-from .masks import MaskAnalysis
+from .masks import PositionAnalysis
 
 ResultValues = tuple[int, ...]
 RewriteRule = Callable[["Rewriter", Op], ResultValues | None]
@@ -59,7 +60,7 @@ class Rewriter:
 
     def run(self) -> None:
         ops, self.graph.ops = self.graph.ops, []
-        self.masks = MaskAnalysis(self.graph, self.made_by)
+        self.positions = PositionAnalysis(self.graph, self.made_by)
         for old in ops:
             op = substitute(old, self.renamed)
             self.scope = op.scope
@@ -175,7 +176,7 @@ def dropout(rewriter: Rewriter, op: Op) -> ResultValues | None:
 def where(rewriter: Rewriter, op: Op) -> ResultValues | None:
     """Where the condition is constant true, the first operand is the result."""
     condition, chosen = rewriter.operand(op, 0), rewriter.operand(op, 1)
-    if condition is None or chosen is None or rewriter.masks.constant(condition) is not True:
+    if condition is None or chosen is None or rewriter.positions.constant(condition) is not True:
         return None
     type_, result = rewriter.types[chosen], rewriter.types[op.results[0]]
     if type_.dtype != result.dtype:
@@ -198,6 +199,21 @@ def grouped_mm(rewriter: Rewriter, op: Op) -> ResultValues | None:
     return rewriter.emit(fallback, (x, weight, offsets), rewriter.types[op.results[0]])
 
 
+@rule("aten.embedding.default")
+def embedding(rewriter: Rewriter, op: Op) -> ResultValues | None:
+    """Refuse positions that the table does not have: eager training ends with an IndexError there."""
+    table, rows = rewriter.operand(op, 0), rewriter.operand(op, 1)
+    known = rewriter.graph.parameters.get(table) if table is not None else None
+    last = rewriter.positions.greatest(rows) if known and rows is not None else None
+    if known is not None and last is not None and last >= known.type.shape[0]:
+        raise TraceError(
+            f"the model looks up row {last} of {known.name}, which has "
+            f"{known.type.shape[0]} rows: sequences are longer than the model has positions. Give "
+            "shorter ones (--seq), or a model with more positions"
+        )
+    return None
+
+
 @rule("aten.scaled_dot_product_attention.default")
 def attention(rewriter: Rewriter, op: Op) -> ResultValues | None:
     """`plait::attention`, with its mask simplified and key heads not repeated."""
@@ -218,7 +234,7 @@ def attention(rewriter: Rewriter, op: Op) -> ResultValues | None:
     b, n, s, d = type_.shape
     mask = bias.value if isinstance(bias, Ref) else None
     if mask is not None:
-        kind = rewriter.masks.kind(mask)
+        kind = rewriter.positions.kind(mask)
         mask, causal = (mask, causal) if kind == "other" else (None, kind == "causal")
     if mask is not None:
         mask_shape = types[mask].shape

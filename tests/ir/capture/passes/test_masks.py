@@ -2,16 +2,19 @@
 
 import pytest
 import torch
+from torch import nn
 
+from plait.ir.capture import trace
 from plait.ir.capture.graph import FlatGraph
-from plait.ir.capture.passes.masks import MaskAnalysis
+from plait.ir.capture.passes.masks import PositionAnalysis
+from plait.ir.errors import TraceError
 from plait.ir.model.model import ModelInput, Ref
 from plait.ir.model.tensor import TensorType
 
 
 def causal_mask(
     size: int, shift: int = 0, window: int = 0, batch: int = 2
-) -> tuple[MaskAnalysis, int]:
+) -> tuple[PositionAnalysis, int]:
     """le(column, row + shift), and column > row - window, as models write it."""
     graph = FlatGraph()
 
@@ -29,7 +32,7 @@ def causal_mask(
         mask = emit("bitwise_and.Tensor", (Ref(mask), Ref(near)), (size, size), "bool")
     shape = (batch, 1, size, size)
     mask = emit("expand.default", (Ref(mask), shape), shape, "bool")
-    return MaskAnalysis(graph, {r: op for op in graph.ops for r in op.results}), mask
+    return PositionAnalysis(graph, {r: op for op in graph.ops for r in op.results}), mask
 
 
 @pytest.mark.parametrize(
@@ -65,7 +68,8 @@ def test_one_wrong_point_is_found() -> None:
     (mask,) = graph.emit("aten.logical_not.default", (Ref(source),), (graph.types[source],))
     (mask,) = graph.emit("aten.logical_not.default", (Ref(mask),), (graph.types[source],))
     assert (
-        MaskAnalysis(graph, {r: op for op in graph.ops for r in op.results}).kind(mask) == "other"
+        PositionAnalysis(graph, {r: op for op in graph.ops for r in op.results}).kind(mask)
+        == "other"
     )
 
 
@@ -75,7 +79,8 @@ def test_what_depends_on_the_batch_is_never_constant() -> None:
     graph.inputs[source] = ModelInput("mask", graph.types[source], (), True)
     (mask,) = graph.emit("aten.logical_not.default", (Ref(source),), (graph.types[source],))
     assert (
-        MaskAnalysis(graph, {r: op for op in graph.ops for r in op.results}).kind(mask) == "other"
+        PositionAnalysis(graph, {r: op for op in graph.ops for r in op.results}).kind(mask)
+        == "other"
     )
 
 
@@ -87,5 +92,22 @@ def test_an_additive_mask() -> None:
     (zero,) = graph.emit("aten.full.default", ((), 0.0), (scalar,))
     (low,) = graph.emit("aten.full.default", ((), "float:-inf"), (scalar,))
     (added,) = graph.emit("aten.where.self", (Ref(mask), Ref(zero), Ref(low)), (type_,))
-    masks = MaskAnalysis(graph, {r: op for op in graph.ops for r in op.results})
+    masks = PositionAnalysis(graph, {r: op for op in graph.ops for r in op.results})
     assert masks.kind(added) == "causal"
+
+
+class Positions(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(16, 4), nn.Embedding(8, 4)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        places = torch.arange(tokens.shape[1]) + 2
+        return (self.tokens(tokens) + self.places(places)).square().mean()
+
+
+def test_positions_beyond_the_table_are_refused() -> None:
+    module = Positions()
+    trace(module, (torch.zeros(2, 6, dtype=torch.int64),))
+    with pytest.raises(TraceError, match=r"row 8 of places\.weight, which has 8 rows"):
+        trace(module, (torch.zeros(2, 7, dtype=torch.int64),))
