@@ -96,10 +96,16 @@ def _row_major(x: Tensor) -> Tensor:
     return x.transpose(1, 2).contiguous().transpose(1, 2)
 
 
+def _dense(*tensors: Tensor) -> list[Tensor]:
+    """Tensors whose rows have no gaps: kernels read them so, and do not ask."""
+    return [x if x.stride(-1) == 1 else x.contiguous() for x in tensors]
+
+
 def _attention(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, key: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor]:
     bias, rest = AttentionOptions(*options).masked(q, k, bias)
+    q, k, v = _dense(q, k, v)
     if _flash_fits(q, v, bias, rest):
         mask = _additive(bias, q.dtype)
         out, logsumexp = FLASH_ATTENTION(
@@ -134,6 +140,7 @@ def _attention_backward(
     *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     bias, rest = AttentionOptions(*options).masked(q, k, bias)
+    gradient, q, k, v, out = _dense(gradient, q, k, v, out)
     n, s = q.shape[1:3]
     if _flash_fits(q, v, bias, rest):
         mask = _additive(bias, q.dtype)
