@@ -1,6 +1,8 @@
 """A compiled program goes on, on fewer ranks than it was compiled for, from its checkpoint."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -41,3 +43,39 @@ def test_a_program_goes_on_with_fewer_ranks(tmp_path: Path, capsys) -> None:
     for step, loss in (first | second).items():
         assert loss == pytest.approx(plain[step], rel=1e-4)
     assert len(list((program / "checkpoint").glob("generation-*"))) == 1
+
+
+@pytest.mark.long
+@pytest.mark.ranks
+def test_the_others_go_on_when_a_rank_is_asked_to_leave(tmp_path: Path) -> None:
+    plan, program = tmp_path / "plan.json", tmp_path / "program"
+    pinned = ["--cluster", "local:3", "--pin", "dp=3", "--global-batch", "12"]
+    assert main(["plan", SOURCE, *pinned, "-o", str(plan)]) == 0
+    assert main(["compile", str(plan), SOURCE, "-o", str(program)]) == 0
+    steps = ["--", "--steps", "25"]
+    plain = losses(tmp_path, str(program), *steps)
+    command = [sys.executable, "-m", "plait", "run", str(program), *steps, "--elastic"]
+    seen: dict[int, float] = {}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT.parent) as run:
+        assert run.stdout is not None
+        for row in (json.loads(line) for line in run.stdout if line.startswith("{")):
+            seen[row["step"]] = row["loss"]
+            if len(seen) == 4:
+                os.kill(process_of_rank(1, run.pid), signal.SIGTERM)
+    assert run.returncode == 0
+    assert sorted(seen) == list(range(25))  # without a checkpoint: from memory
+    for step, loss in seen.items():
+        assert loss == pytest.approx(plain[step], rel=1e-4)
+
+
+def process_of_rank(rank: int, torchrun: int) -> int:
+    """The process of a rank that torchrun has started."""
+    wanted = f"RANK={rank}".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == torchrun and wanted in (folder / "environ").read_bytes().split(b"\0"):
+                return int(folder.name)
+        except OSError:  # it has ended
+            continue
+    raise AssertionError(f"no process of rank {rank}")
