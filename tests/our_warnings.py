@@ -19,7 +19,7 @@ TESTS = str(ROOT / "tests")
 
 @contextmanager
 def our_warnings_are_errors() -> Iterator[None]:
-    """Raise every warning of a library under a call of ours; others are shown as ever."""
+    """Raise every warning of a library under a call of ours; others go where they went."""
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         default_show = warnings.showwarning

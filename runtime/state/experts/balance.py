@@ -109,7 +109,8 @@ class ExpertBalance:
             for name, parameter in parameters.items():
                 parameter.spec = before[name]
             levels_of_both = ShardLevels(levels, levels)
-            Redistribution(old, new, dtypes, levels_of_both).run(everyone, source, target)
+            moves = Redistribution.between(old, new, dtypes, levels_of_both)
+            moves.run(everyone, source, target)
             for name, tensor in local.items():
                 tensor.copy_(copies[name])
         store.reorder(new)
