@@ -70,9 +70,9 @@ PACKAGE, TORCH, LIBRARY, USER = "package", "torch", "library", "user"
 
 @cache
 def _kind(file: str) -> str:
-    """Whose code a file is."""
+    """Whose code a file is; code without a file, such as `<frozen runpy>`, counts as torch's."""
     path = file if file[:1] == "<" else os.path.abspath(file)
-    if _in_package(path):
+    if file[:1] != "<" and _in_package(path):
         return PACKAGE
     if _inside(path, (_TORCH_ROOT,)):
         return TORCH

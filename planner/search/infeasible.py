@@ -19,6 +19,7 @@ from ...ir.text.units import gib, micro_batches, seconds
 from ..question.candidate import Candidate
 from ..question.options import MEMORY_ACTIONS
 from .driver import SearchSpace
+from .first_plan import first_fitting
 
 MOST_FACTOR = 64  # times the devices that there are
 HINT_SECONDS = 20.0  # of search for one fix
@@ -190,22 +191,21 @@ def relaxed_options(space: SearchSpace) -> Iterator[tuple[str, SearchSpace]]:
 
 
 def more_devices(space: SearchSpace) -> Hint:
-    """The smallest power-of-two multiple of the devices that fits.
+    """The smallest power-of-two multiple of the devices on which a most sharded plan fits, else the
+    largest, searched.
 
-    None fits where the runtime's own memory is above the limit.
+    None fits where the runtime's own memory leaves nothing below the limit.
     """
-    overhead_alone_exceeds = space.cluster.device.runtime_overhead_bytes > space.memory_limit_bytes
-    factor = MOST_FACTOR if overhead_alone_exceeds else 2
-    while True:
-        cluster = scaled_cluster(space.cluster, factor)
-        candidate = (
-            None
-            if overhead_alone_exceeds
-            else fastest_fitting(space.with_options(cluster, pins=()))
-        )
-        if candidate is not None or factor >= MOST_FACTOR:
-            return Hint(f"{cluster.devices} devices", candidate)
-        factor *= 2
+    larger = [
+        space.with_options(scaled_cluster(space.cluster, 2**power), pins=())
+        for power in range(1, MOST_FACTOR.bit_length())
+    ]
+    if space.cluster.device.runtime_overhead_bytes >= space.memory_limit_bytes:
+        return Hint(f"{larger[-1].cluster.devices} devices", None)
+    for enough in larger:
+        if (first := first_fitting(enough)) is not None:
+            return Hint(f"{enough.cluster.devices} devices", fastest_fitting(enough) or first)
+    return Hint(f"{larger[-1].cluster.devices} devices", fastest_fitting(larger[-1]))
 
 
 def scaled_cluster(cluster: Cluster, factor: int) -> Cluster:
