@@ -39,6 +39,7 @@ def test_depth_adds_no_code():
     assert size(program(32)[2]) <= 1.02 * size(program(4)[2])
 
 
+@pytest.mark.long
 def test_chunks_of_a_stage_add_code_and_depth_does_not():
     deep, shallow = program(64, "interleaved"), program(32, "interleaved")
     per_chunk = [size(compiled) / made.chunks_per_stage for made, _, compiled in (deep, shallow)]

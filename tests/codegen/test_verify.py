@@ -57,7 +57,7 @@ def programs(
         assert parsed.stages == 1 or made.schedule == schedule
         place = folder / f"{name}_{schedule}_{i}"
         write_program(compile_program(made, model), place)
-        jobs.append(Job(f"{name} {strategy_text}", str(place), source, file, steps=3))
+        jobs.append(Job(f"{name} {strategy_text}", str(place), source, file))
     return jobs
 
 

@@ -22,6 +22,7 @@ from plait.runtime.verification.verify import Job, verify
 from plait.tests.codegen import random_models
 from plait.tests.codegen.placed import compiled, random_placement, run_ranks
 from plait.tests.paths import EXAMPLES
+from plait.tests.sampling import some
 
 
 def close(made: torch.Tensor, expected: torch.Tensor) -> bool:
@@ -67,7 +68,7 @@ def check(seed: int) -> None:
     assert all(close(b, expected[2][n]) for n, b in results[2].items())
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", some(range(24), 3))
 def test_a_random_model_placed_at_random_computes_what_autograd_does(seed):
     check(seed)
 

@@ -98,7 +98,7 @@ def prove(model, trials):
             whole.check(MESHES[trial % len(MESHES)], rng)
 
 
-@pytest.mark.parametrize("name", some(ZOO, 3))
+@pytest.mark.parametrize("name", some(ZOO, 5))
 def test_random_strategies_equal_the_whole(name, traced):
     prove(traced(name), TRIALS)
 

@@ -27,7 +27,7 @@ MIXING = {
 # fmt: on
 
 
-@pytest.fixture(scope="module", params=some(sorted(zoo.ZOO), 4))
+@pytest.fixture(scope="module", params=some(sorted(zoo.ZOO), 6))
 def named(request: pytest.FixtureRequest, traced) -> tuple[str, Model]:
     return request.param, traced(request.param)
 

@@ -29,7 +29,7 @@ def test_time_that_is_up_leaves_a_plan_or_says_so(traced):
 
 @pytest.mark.parametrize("prices", [1, 3])  # the first plan's alone, and some of the search
 def test_an_interrupt_ends_the_search_with_the_best_so_far(traced, monkeypatch, prices):
-    model, cluster = traced("llama"), load_cluster("2x4xh100")
+    model, cluster = traced("gpt2"), load_cluster("2x2xh100")
     whole = plan(model, cluster, PlanOptions())
     price, priced = SearchSpace.uniform_candidates, []
 
