@@ -46,10 +46,24 @@ def test_the_plan_is_on_the_front(found, traced, cluster):
         verify_plan(made)
 
 
+def asked_for(point, traced, cluster):
+    """The plan for no more memory than a plan of the front takes."""
+    options = PlanOptions(memory_bytes=face(point)[1], simpler_within=0)
+    return plan(traced("gpt2"), cluster, options)
+
+
 def test_a_plan_of_the_front_can_be_asked_for(found, traced, cluster):
     mine = [point for point in found if point.global_batch == traced("gpt2").batch]
-    for point in mine[:: max(1, len(mine) // 2)]:
-        again = plan(
-            traced("gpt2"), cluster, PlanOptions(memory_bytes=face(point)[1], simpler_within=0)
-        )
+    for point in mine[:: max(1, len(mine) // 3)]:
+        again = asked_for(point, traced, cluster)
+        assert again.prediction.step_seconds <= point.prediction.step_seconds * (1 + 1e-9)
+
+
+@pytest.mark.long
+@pytest.mark.xfail(
+    reason="layers are mixed from fewer plans under a limit: one point is 1.1 times slower"
+)
+def test_every_plan_of_the_front_can_be_asked_for(found, traced, cluster):
+    for point in (point for point in found if point.global_batch == traced("gpt2").batch):
+        again = asked_for(point, traced, cluster)
         assert again.prediction.step_seconds <= point.prediction.step_seconds * (1 + 1e-9)
