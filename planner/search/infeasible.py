@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from ...ir.devices.cluster import Cluster
 from ...ir.errors import InfeasibleError, MismatchError, UsageError
 from ...ir.lowering.rescale import rescale
 from ...ir.plan.strategy import ROLES
@@ -196,22 +195,20 @@ def more_devices(space: SearchSpace) -> Hint:
 
     None fits where the runtime's own memory leaves nothing below the limit.
     """
-    larger = [
-        space.with_options(scaled_cluster(space.cluster, 2**power), pins=())
-        for power in range(1, MOST_FACTOR.bit_length())
-    ]
     if space.cluster.device.runtime_overhead_bytes >= space.memory_limit_bytes:
-        return Hint(f"{larger[-1].cluster.devices} devices", None)
-    for enough in larger:
-        if (first := first_fitting(enough)) is not None:
-            return Hint(f"{enough.cluster.devices} devices", fastest_fitting(enough) or first)
-    return Hint(f"{larger[-1].cluster.devices} devices", fastest_fitting(larger[-1]))
+        return Hint(f"{MOST_FACTOR * space.cluster.devices} devices", None)
+    factor, larger = 2, multiplied(space, 2)
+    while (first := first_fitting(larger)) is None and factor < MOST_FACTOR:
+        factor *= 2
+        larger = multiplied(space, factor)
+    return Hint(f"{larger.cluster.devices} devices", fastest_fitting(larger) or first)
 
 
-def scaled_cluster(cluster: Cluster, factor: int) -> Cluster:
-    """The cluster with `factor` times the groups at its outermost level."""
-    first, *inner = cluster.levels
-    return replace(cluster, levels=(replace(first, size=first.size * factor), *inner))
+def multiplied(space: SearchSpace, factor: int) -> SearchSpace:
+    """The space of `factor` times the devices: of the groups at the outermost level, without pins."""
+    first, *inner = space.cluster.levels
+    levels = (replace(first, size=first.size * factor), *inner)
+    return space.with_options(replace(space.cluster, levels=levels), pins=())
 
 
 def fastest_fitting(space: SearchSpace) -> Candidate | None:

@@ -31,9 +31,8 @@ class CentroidRows(NamedTuple):
     counts: Tensor
 
 
-FindCentroids = Callable[
-    [Tensor, Tensor, int], CentroidRows
-]  # of rows, of their choices of so many experts
+# of rows, their choices, and how many experts there are
+FindCentroids = Callable[[Tensor, Tensor, int], CentroidRows]
 
 
 class ExpertRanks(Protocol):

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...ir.capture import resolve as _resolve  # noqa: F401  (registers our operators)
 from ...ir.capture.operators.elementary import exponentials_total, label_logits, widened
 from ...ir.capture.operators.shard_offsets import to_local_positions
 from .expert_all_to_all import ExpertSlots, FindCentroids, experts, experts_backward

@@ -45,7 +45,6 @@ class CompiledStep:
         seed: int,
         compiler: Compiler | None = None,
     ) -> None:
-        from ...ir.capture import resolve as _resolve  # noqa: F401  (registers our operators)
         from ...ir.capture.operators.elementary import call_key
         from ..operators import native as _native  # noqa: F401  (and their compiled kernels)
 

@@ -86,18 +86,19 @@ class ExpertLayer:
     def refresh(self, name: str, homes: Tensor) -> None:
         """Bring the replicas of a weight up to date; all ranks of the group together."""
         rows = homes.reshape(len(homes), -1)[[r.place for r in self.elsewhere]]
-        ranks = range(self.group.size)
-        sent, received = (
-            Counter(r.holder for r in self.elsewhere),
-            Counter(r.home for r in self.here),
-        )
-        arrived = self.group.exchange_rows(
-            rows, [sent[r] for r in ranks], [received[r] for r in ranks]
-        )
+        holders, homes_of_mine = [r.holder for r in self.elsewhere], [r.home for r in self.here]
+        arrived = self._exchange(rows, holders, homes_of_mine)
         tail = self.tails[name]
         for replica, row in zip(self.here, arrived, strict=True):
             tail[replica.slot] = row.view(tail.shape[1:])
         self.outdated.discard(name)
+
+    def _exchange(self, rows: Tensor, to: Sequence[int], origins: Sequence[int]) -> Tensor:
+        """Send rows to these ranks, one each in their order, and receive one for each of `origins`."""
+        ranks, sent, received = range(self.group.size), Counter(to), Counter(origins)
+        return self.group.exchange_rows(
+            rows, [sent[r] for r in ranks], [received[r] for r in ranks]
+        )
 
     def add(self, name: str, rows: Tensor) -> None:
         """Add gradients of this rank's replicas."""
@@ -110,14 +111,8 @@ class ExpertLayer:
         rows = self.gradients.pop(name)
         del self.added[name]
         rows = rows.reshape(len(rows), -1)[[r.slot for r in self.here]]
-        ranks = range(self.group.size)
-        sent, received = (
-            Counter(r.home for r in self.here),
-            Counter(r.holder for r in self.elsewhere),
-        )
-        arrived = self.group.exchange_rows(
-            rows, [sent[r] for r in ranks], [received[r] for r in ranks]
-        )
+        homes_of_mine, holders = [r.home for r in self.here], [r.holder for r in self.elsewhere]
+        arrived = self._exchange(rows, homes_of_mine, holders)
         total = homes.to(arrived.dtype, copy=True).reshape(len(homes), -1)
         places = torch.tensor([r.place for r in self.elsewhere], device=total.device)
         return total.index_add_(0, places.long(), arrived).view(homes.shape)

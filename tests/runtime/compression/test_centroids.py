@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from plait.ir.capture.operators import experts as _experts  # noqa: F401  (registers plait::experts)
 from plait.ir.compression.check import violations
 from plait.ir.compression.registry import ROW_PROGRAMS, algorithm
 from plait.runtime.comm.sharded_operators import ShardedOperators
