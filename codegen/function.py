@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..ir.analysis.liveness import last_uses
 from ..ir.model.model import BackwardParts, Function, Op
-from ..ir.ops.norm import DENSE
+from ..ir.ops.contiguous import contiguous_operands
 from ..ir.plan.plan import Plan
 from .chunked_function import chunked_source
 from .lower import LoweredFunction
@@ -212,8 +212,8 @@ def statement(op: Op, values: dict[int, str], device: str = "comm.device") -> li
     results = ", ".join(values[r] if r >= 0 else "_" for r in op.results)
     if op.target in LIST_OPERATORS and len(op.results) == 1:
         results += ","
-    if op.target in DENSE:
-        values = {v: f"{values[v]}.contiguous()" for v in op.operands()}
+    dense = {v: f"{values[v]}.contiguous()" for v in contiguous_operands(op)}
+    values = {**values, **dense} if dense else values
     items = [literal(a, values) for a in op.args]
     items += [f"{k}={literal(a, values)}" for k, a in op.kwargs.items()]
     if op.target.startswith("aten.") and not op.operands():

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..analysis.liveness import last_uses
 from ..analysis.model_graph import ModelGraph
 from ..model.model import Call, Function, Model, Op
-from ..ops.norm import DENSE
+from ..ops.contiguous import contiguous_operands
 from .literals import DTYPES, decode
 from .operators.elementary import call_key
 from .resolve import resolve
@@ -38,7 +38,11 @@ def run_ops(
 
 def run_op(op: Op, value: Any) -> tuple[Tensor, ...]:
     """Run one operator; `value` gives the tensor of an operand. One tensor per `op.results`."""
-    read = (lambda v: value(v).contiguous()) if op.target in DENSE else value
+    dense = contiguous_operands(op)
+
+    def read(number: int) -> Tensor:
+        return value(number).contiguous() if number in dense else value(number)
+
     args = [decode(a, read) for a in op.args]
     kwargs = {name: decode(a, read) for name, a in op.kwargs.items()}
     target = "aten.reshape.default" if op.target in AS_RESHAPE else op.target

@@ -43,18 +43,6 @@ def rms_norm(site: Site) -> Loops:
     return loops(pattern(inputs, [full, rows]), site, work=WORK, flops=5)
 
 
-# Their kernels read memory as if it had no gaps, and some say nothing where it has: a shard of
-# channels, a gradient that is one number, memory with channels last.
-DENSE = frozenset(
-    {
-        "aten.native_group_norm.default",
-        "aten.native_group_norm_backward.default",
-        "aten._weight_norm_interface.default",
-        "aten._weight_norm_interface_backward.default",
-    }
-)
-
-
 @declare("aten.native_group_norm.default")
 def group_norm(site: Site) -> Loops:
     """x, weight?, bias?, N, C, HxW, groups -> out, mean, 1/std"""

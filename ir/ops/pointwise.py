@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..model.loops import Loops, Site, declare, loops
-from .pattern import aligned, dim_names, integer, is_tensor, literal, pattern
+from .pattern import aligned, dim_names, is_tensor, literal, pattern
 
 Groups = tuple[tuple[int, ...], ...]
 
@@ -217,14 +217,6 @@ def two_of_each(site: Site) -> Loops:
     """x -> mantissa, exponent; x, scale, zero, bounds -> x on the grid, whether it is within"""
     full = dim_names(site.operands[0].shape)
     return loops(pattern([full], [full] * len(site.results)), site)
-
-
-@declare("aten.fake_quantize_per_channel_affine_cachemask.default")
-def grid_of_each_channel(site: Site) -> Loops:
-    """x, scales, zeros, axis, bounds -> x on the grid of its channel, whether it is within"""
-    full = dim_names(site.operands[0].shape)
-    channel = [full[integer(site, 3) % len(full)]]
-    return loops(pattern([full, channel, channel], [full] * len(site.results)), site)
 
 
 @declare("aten.view_as_complex.default")

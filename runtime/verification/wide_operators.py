@@ -42,7 +42,23 @@ def _padded(x: Tensor, dim: int, size: int) -> Tensor:
     return torch.cat([x, x.new_zeros(shape)], dim) if shape[dim] else x
 
 
-WIDE: dict[Any, Callable[..., Tensor]] = {GROUPED_MM: grouped_mm}
+def fake_quantize(
+    x: Tensor, scale: Tensor, zero_point: Tensor, axis: int, low: int, high: int
+) -> tuple[Tensor, Tensor]:
+    """`aten.fake_quantize_per_channel_affine_cachemask`, channel by channel: x on the grid, and where
+    it is within. Torch takes scales of float32 alone, in modules of float64, too."""
+    rows = zip(x.unbind(axis), scale, zero_point, strict=True)
+    steps = torch.stack([torch.round(row * (1 / s)) + z for row, s, z in rows], axis)
+    grids = zip(steps.clamp(low, high).unbind(axis), scale, zero_point, strict=True)
+    return torch.stack([(row - z) * s for row, s, z in grids], axis), (steps >= low) & (
+        steps <= high
+    )
+
+
+WIDE: dict[Any, Callable[..., Any]] = {
+    GROUPED_MM: grouped_mm,
+    torch.ops.aten.fake_quantize_per_channel_affine_cachemask.default: fake_quantize,
+}
 
 
 def wide(operator: Any, args: tuple[Any, ...]) -> Any:

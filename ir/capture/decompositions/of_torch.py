@@ -58,7 +58,19 @@ def _diagonal(x: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tenso
     return matrix.flatten(-2)[..., first : last : columns + 1]
 
 
-FACTORIES: dict[OpOverload, Callable[..., Tensor]] = {
+def _on_grid_of_channel(
+    x: Tensor, scale: Tensor, zero_point: Tensor, axis: int, low: int, high: int
+) -> tuple[Tensor, Tensor]:
+    """x on the grid of its channel, and where it is within; torch's operator knows no float64."""
+    shape = [-1 if dim == axis % x.dim() else 1 for dim in range(x.dim())]
+    scale, zero_point = scale.view(shape), zero_point.view(shape)
+    step = torch.round(x * scale.reciprocal()) + zero_point
+    within = (step >= low) & (step <= high)
+    return ((step.clamp(low, high) - zero_point) * scale).to(x.dtype), within
+
+
+REPLACED: dict[OpOverload, Callable[..., Any]] = {
+    ATEN.fake_quantize_per_channel_affine_cachemask.default: _on_grid_of_channel,
     ATEN.diagonal.default: _diagonal,
     ATEN.diagonal_scatter.default: _diagonal_scatter,
     ATEN.new_zeros.default: _filled(0),
@@ -75,4 +87,4 @@ def torch_decompositions() -> dict[OpOverload, Callable[..., Any]]:
     undeclared = {
         op: f for op, f in known if str(op) not in OPERATORS and not schema(op).is_mutable
     }
-    return {**undeclared, **FACTORIES}
+    return {**undeclared, **REPLACED}

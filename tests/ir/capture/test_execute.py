@@ -84,22 +84,12 @@ def test_values_are_freed_after_their_last_use() -> None:
     assert made[3].item() == 3.0
 
 
-def test_group_norms_read_memory_with_gaps() -> None:
-    """A shard of channels with channels last, and a gradient that is one number everywhere."""
+def test_kernels_that_read_gaps_are_handed_memory_without_them() -> None:
+    """In what runs here, and in what is generated (`tests/ir/ops`: which operators these are)."""
+    sizes = (None, 2, 4, 9, 2)
+    forward = Op("aten.native_group_norm.default", (Ref(0), None, *sizes, 1e-5), {}, (1, 2, 3))
     x = torch.randn(2, 8, 3, 3).to(memory_format=torch.channels_last)[:, :4]
-    upper = torch.randn(2, 4, 1, 1).expand(2, 4, 3, 3)
-    names, sizes = [Ref(number) for number in range(4)], (None, 2, 4, 9, 2)
-    forward = Op("aten.native_group_norm.default", (names[1], None, *sizes, 1e-5), {}, (4, 2, 3))
-    backward = Op(
-        "aten.native_group_norm_backward.default",
-        (*names, *sizes, (True, False, False)),
-        {},
-        (4, -1, -1),
-    )
-    _, mean, deviation = run_op(forward, lambda _: x)
-    gradient = run_op(backward, [upper, x, mean, deviation].__getitem__)[0]
-    source = x.clone(memory_format=torch.contiguous_format).requires_grad_()
-    expected = torch.autograd.grad(nn.functional.group_norm(source, 2), source, upper.contiguous())
-    torch.testing.assert_close(gradient, expected[0])
-    text = "".join(statement(backward, {n: f"v{n}" for n in range(5)}))
-    assert "v0.contiguous(), v1.contiguous()" in text.replace("\n", "")
+    expected = nn.functional.group_norm(x.contiguous(), 2)
+    torch.testing.assert_close(run_op(forward, lambda _: x)[0], expected)
+    text = "".join(statement(forward, {n: f"v{n}" for n in range(4)}))
+    assert "(v0.contiguous(), None" in text.replace("\n", "")

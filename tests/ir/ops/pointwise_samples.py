@@ -78,10 +78,6 @@ BY_HAND = [
     Sample("aten.gelu_backward.default", (_X, _X), {"approximate": "tanh"}),
     Sample("aten.where.ScalarOther", (_MASK, _X, 0.0)),
     Sample("aten.fake_quantize_per_tensor_affine_cachemask.default", (_X, 0.1, 0, -4, 4)),
-    Sample(
-        "aten.fake_quantize_per_channel_affine_cachemask.default",
-        (_X.float(), _Y[:, 0].float() + 0.1, torch.zeros(4, dtype=torch.int32), 0, -4, 4),
-    ),
     Sample("aten.where.ScalarSelf", (_MASK, 0.0, _X)),
     Sample("aten.where.self", (_MASK, _X, torch.tensor(2.0, dtype=torch.float64))),
     Sample("aten.masked_fill.Scalar", (_X, _MASK, 0)),

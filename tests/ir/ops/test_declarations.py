@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from plait.ir.analysis.axes import analyse
+from plait.ir.capture.execute import run_op
 from plait.ir.model.loops import OPERATORS, Loop, LoopKind, Loops, Site
+from plait.ir.ops.contiguous import contiguous_operands
 from plait.tests.ir.ops.samples import OPAQUE, SAMPLES
 from plait.tests.ir.ops.shards import Case, Sample, alone, case, options, split_over, summed
 
@@ -54,6 +56,27 @@ def test_partial_values_pass_through(sample: Sample) -> None:
     assert found.declared is not None
     for group in found.declared.linear:
         _same(summed(found, group, seed=1), found, f"linear in {group}")
+
+
+def _reads_memory_with_gaps(sample: Sample) -> None:
+    found = case(sample)
+    gapped = [torch.stack([t, torch.zeros_like(t)], -1)[..., 0] for t in found.tensors]
+    results = run_op(found.op, gapped.__getitem__)
+    _same([r.to_dense() if isinstance(r, torch.Tensor) else r for r in results], found, "gaps")
+
+
+@pytest.mark.parametrize(
+    "sample", [s for s in SAMPLES if contiguous_operands(case(s).op)], ids=_named
+)
+def test_memory_has_gaps(sample: Sample) -> None:
+    _reads_memory_with_gaps(sample)
+
+
+@pytest.mark.long
+def test_no_other_operator_misreads_gaps() -> None:
+    for sample in SAMPLES:
+        if "empty" not in sample.target:
+            _reads_memory_with_gaps(sample)
 
 
 @pytest.mark.parametrize("sample", OPAQUE, ids=_named)
