@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from math import inf
 from threading import Timer
 from typing import Any, Protocol
 
@@ -33,6 +34,23 @@ def print_json(data: dict[str, Any]) -> None:
 
 def json_text(data: dict[str, Any]) -> str:
     return json.dumps(data, indent=1)
+
+
+def best_so_far(
+    update: Update, show: Callable[[float], str], after: str = ""
+) -> Callable[[float, float], None]:
+    """What a search tells (`planner/question/deadline.Watch`) as the progress of a command: the best so
+    far, and how far it may be from the least that is possible."""
+    best, bound = inf, 0.0
+
+    def watch(value: float, least: float) -> None:
+        nonlocal best, bound
+        best, bound = min(best, value), max(bound, least)
+        if best < inf:
+            gap = f", gap {100 * max(0.0, 1 - bound / best):.2g} %" if bound and best else ""
+            update(so_far=f"best so far {show(best)}{gap}{after}")
+
+    return watch
 
 
 @contextmanager

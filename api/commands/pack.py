@@ -12,7 +12,7 @@ from ...ir.errors import InfeasibleError, UsageError
 from ...ir.plan.allocation import Buffer, Packing
 from ...ir.text.units import gib, parse_bytes
 from .arguments import add_json, add_plan_source
-from .output import TIME_LIMIT, print_json, progress
+from .output import TIME_LIMIT, Update, best_so_far, print_json, progress
 
 if TYPE_CHECKING:
     from ...ir.model.model import Model
@@ -61,9 +61,13 @@ def _pack_file(arguments: argparse.Namespace, capacity: int, limit_seconds: floa
 
     buffers = read_buffers(Path(arguments.buffers))
     start = time.perf_counter()
-    with progress("packing"):
+    with progress("packing") as update:
         packing = pack(
-            buffers, capacity, time_limit_seconds=limit_seconds, minimise=arguments.minimise
+            buffers,
+            capacity,
+            time_limit_seconds=limit_seconds,
+            minimise=arguments.minimise,
+            watch=best_so_far(update, gib),
         )
     seconds = time.perf_counter() - start
     if packing.status != "infeasible":
@@ -116,7 +120,12 @@ class Arena(NamedTuple):
 
 
 def _arenas(
-    plan: Plan, model: Model, capacity: int | None, limit_seconds: float, minimise: bool
+    plan: Plan,
+    model: Model,
+    capacity: int | None,
+    limit_seconds: float,
+    minimise: bool,
+    update: Update,
 ) -> list[Arena]:
     """Pack every stage's buffers; stages share the time that is left equally."""
     from ...cost_model.explain.memory_terms import working_bytes
@@ -135,6 +144,7 @@ def _arenas(
             time_limit_seconds=left_seconds / (len(plan.stages) - number),
         )
         arenas.append(Arena(number, stage.buffers, packing, working_bytes(plan, number)))
+        update(number + 1, len(plan.stages), f"stage {number} in {gib(packing.peak_bytes)}")
     return arenas
 
 
@@ -146,8 +156,8 @@ def _pack_plan(arguments: argparse.Namespace, capacity: int | None, limit_second
     plan = load_uniform_plan(Path(arguments.buffers), "pack")
     model = model_of_plan(plan, arguments.model, arguments.batch, arguments.seq)
     start = time.perf_counter()
-    with progress("packing"):
-        arenas = _arenas(plan, model, capacity, limit_seconds, arguments.minimise)
+    with progress("packing") as update:
+        arenas = _arenas(plan, model, capacity, limit_seconds, arguments.minimise, update)
     packings = [arena.packing for arena in arenas]
     if all(packing.status != "infeasible" for packing in packings):
         rows = ((a.stage, *row) for a in arenas for row in buffer_rows(a.buffers, a.packing))

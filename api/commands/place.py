@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .arguments import add_json, add_source, source_of
-from .output import TIME_LIMIT, note, print_json, progress
+from .output import TIME_LIMIT, best_so_far, note, print_json, progress
 
 if TYPE_CHECKING:
     from ...ir.devices.cluster import Cluster
@@ -53,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     """The exit code is 4 where the time limit ended the search."""
     from ...cost_model.hardware import load_cluster
     from ...ir.text.units import parse_memory
+    from ...ir.text.units import seconds as with_unit
     from ...planner.placement import PlacementOptions, search
     from .. import placement
     from ..formats import files
@@ -75,8 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
         colocation=model is not None or arguments.colocation == "keep",
     )
     start = time.perf_counter()
-    with progress("placing"):
-        outcome = search.place(graph, target, options)
+    with progress("placing") as update:
+        outcome = search.place(graph, target, options, watch=best_so_far(update, with_unit))
     result = outcome.placement
     if model is not None:
         result = placement.placement_of_model(result, model)

@@ -14,7 +14,7 @@ from ...ir.passes import Observer
 from ...ir.passes import run as run_pass
 from ..options import add_flags, given_options
 from .arguments import add_json, add_source, source_of
-from .output import TIME_LIMIT, note, print_json, progress
+from .output import TIME_LIMIT, best_so_far, note, print_json, progress
 from .print_after import PassPrinter, add_print_after, pass_printer, plan_printers
 
 if TYPE_CHECKING:
@@ -140,21 +140,20 @@ def _search(request: PlanRequest, cluster: Cluster, source: ModelSource) -> Plan
     from ...planner import plan
 
     with progress("searching") as update:
-
-        def watch(seconds: float) -> None:
-            update(so_far=f"best so far {with_unit(seconds)}/step; Ctrl-C takes it")
-
+        watch = best_so_far(update, lambda s: f"{with_unit(s)}/step", "; Ctrl-C takes it")
         answer = plan(request.model, cluster, request.options, watch=watch)
     return replace(answer, source=str(source))
 
 
 def _pareto_plans(request: PlanRequest, cluster: Cluster, batch: int) -> list[Plan]:
     """The fastest plans by memory, for the batch and those of twice and half its size."""
+    from ...ir.text.units import seconds as with_unit
     from ...planner.search.pareto import pareto_front
 
     batches = [batch * 2, *([batch // 2] if batch % 2 == 0 else [])]
-    with progress("searching for other memory limits"):
-        return pareto_front(request.model, cluster, request.options, batches=batches)
+    with progress("searching for other memory limits and batches") as update:
+        watch = best_so_far(update, lambda s: f"{with_unit(s)}/step")
+        return pareto_front(request.model, cluster, request.options, batches, watch)
 
 
 def _write(output: str | None, plan: object, format_: str) -> None:

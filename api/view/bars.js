@@ -47,9 +47,9 @@ function bars(node, list, colour, show, limit, cursor) {
   const grid = make("div", node, undefined, "bars");
   list.forEach(bar => {
     make("span", grid, bar.label);
-    const strip = make("div", grid, undefined, "bar"), [first, last] = bar.stages || [-1, -1];
-    cursor.link(strip, first);
-    cursor.listen(() => strip.classList.toggle("linked", first >= 0 && first <= cursor.stage && cursor.stage <= last));
+    const strip = make("div", grid, undefined, "bar"), stages = bar.stages || [];
+    cursor.link(strip, stages[0] ?? -1);
+    cursor.listen(() => strip.classList.toggle("linked", stages.includes(cursor.stage)));
     let at = 0;
     bar.parts.forEach(([name, amount], i) => {
       if (amount <= 0) return;
@@ -73,7 +73,7 @@ function bars(node, list, colour, show, limit, cursor) {
 }
 
 function figures(node, list, colour, show, [name, fullestName], over) {
-  const sums = list.map(totalOf), busy = list.map(busyOf), fullest = busy.indexOf(Math.max(...busy));
+  const sums = list.map(totalOf), parts = list.map(bar => busyOf(bar) / (bar.limit_bytes || 1)), fullest = parts.indexOf(Math.max(...parts));
   const most = Math.max(1, Math.min(5, Math.floor((node.clientWidth - 170) / 90)));
   const picked = list.length <= most ? list.map((_, i) => i) : [fullest];
   const short = i => list[i].label.split(" · ")[0];

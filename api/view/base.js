@@ -81,7 +81,7 @@ function time(s) {
 }
 function bytes(amount) {
   for (const [size, unit] of [[2 ** 40, "TiB"], [2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"]]) {
-    if (amount >= size) return figure(amount / size) + " " + unit;
+    if (amount >= 0.9765 * size) return figure(amount / size) + " " + unit; // 0.977 GiB, not 1000 MiB
   }
   return amount.toFixed(0) + " B";
 }

@@ -9,7 +9,7 @@ function graphPanel(parent, report, cursor) {
   const opened = new Map(); // path of a box -> key of the graph that it is opened to
   const words = [...new Set(Object.values(graphs).flatMap(g => g.boxes.map(b => b.strategy)).filter(Boolean))];
   let mode = report.modes[0], found = new Set(), boxes = [], edges = [];
-  if (mode === report.part && report.stages < 2) mode = report.modes.includes("strategy") ? "strategy" : "time";
+  if (mode === report.part && (report.stages < 2 || !graphs[""].boxes.some(box => box.stage >= 0 || box.inside))) mode = report.modes.includes("strategy") ? "strategy" : "time";
   if (report.modes.length > 1) switchOf(tools, report.modes, mode, name => { mode = name; show(); });
   const keys = make("div", undefined);
   searchField(tools);

@@ -51,11 +51,11 @@ function comparisonPanel(parent, comparison) {
   make("p", node, comparison.verdict);
   rowsTable(node, comparison.columns, comparison.rows);
   const halves = make("div", node, undefined, "halves"), names = comparison.columns.slice(1, 3);
-  if (comparison.seconds) pairsTable(make("div", halves), "seconds of a step", comparison.seconds, time, ["first", "second"]);
-  if (comparison.memory) pairsTable(make("div", halves), "bytes of the fullest stage", comparison.memory, bytes, ["first", "second"]);
+  if (comparison.seconds) pairsTable(make("div", halves), "seconds of a step", comparison.seconds, time, names);
+  if (comparison.memory) pairsTable(make("div", halves), "bytes of the fullest stage", comparison.memory, bytes, names);
   if (comparison.differences) {
-    subtitle(node, "Layers that differ", "modules, first plan, second plan");
-    rowsTable(node, ["modules", "first", "second"], comparison.differences);
+    subtitle(node, "Layers that differ");
+    rowsTable(node, ["modules", ...names], comparison.differences);
   }
   if (comparison.points) scatter(make("div", node, undefined, "points"), comparison.points, comparison.memory_limit_bytes || 0);
 }

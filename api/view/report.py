@@ -58,14 +58,14 @@ class BoxGraph(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Bar(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A stacked bar: named parts in bytes or seconds; `stages` that it stands for, first and last.
+    """A stacked bar: named parts in bytes or seconds; `stages` that it stands for.
 
     `limit_bytes`: its budget, where it is not that of the report.
     """
 
     label: str
     parts: tuple[tuple[str, float], ...]
-    stages: tuple[int, int] = (-1, -1)
+    stages: tuple[int, ...] = ()
     limit_bytes: int = 0
 
 

@@ -27,8 +27,8 @@ function pairsTable(parent, title, pairs, show, names = ["this plan", "instead"]
   pairs.forEach(([name, one, other], i) => {
     const row = make("tr", body, undefined, i === pairs.length - 1 ? "total" : "");
     make("td", row, name);
-    make("td", row, show(one), "right");
-    make("td", row, show(other), "right");
+    make("td", row, unbroken(show(one)), "right");
+    make("td", row, unbroken(show(other)), "right");
     make("td", row, other === one ? "same" : signed(other - one, show), "right");
   });
 }
@@ -62,7 +62,7 @@ function rivalsTable(parent, report) {
     cellOf(row, names[2], time(rival.step_seconds), "right");
     cellOf(row, names[3], percent(rival.step_seconds / step - 1), "right");
     cellOf(row, names[4], bytes(rival.peak_bytes), "right");
-    cellOf(row, names[5], rival.fits ? "fits" : "too large", rival.fits ? "" : "over");
+    cellOf(row, names[5], rival.fits ? "fits" : "too large", rival.fits ? "" : "over whole");
     if (rival.seconds.length || rival.near_duplicates) opening(first, body, rival, names.length); else make("span", first, rival.name);
   }
 }

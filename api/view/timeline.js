@@ -63,7 +63,7 @@ function timelineChart(node, report, cursor, traffic) {
     button.setAttribute("aria-label", label);
     button.addEventListener("click", () => { act(); show(); });
   }
-  const parts = [...new Set(rows.flatMap(r => r.slice(0, 2).concat(r.slice(-6)).flatMap(e => e[0] === "S" ? [e[1]] : e[4].map(p => p[0]))))].filter(n => traffic.has(n));
+  const parts = [...new Set([...(data.slots || []).flatMap(s => s[0].flatMap(k => (k[3] || []).map(p => p[0]))), ...(data.events || []).filter(e => e[1] === "S").map(e => e[2])])].filter(n => traffic.has(n));
   legend(key, [...[..."FBIWTO"].filter(k => kinds.has(k)).map(k => KINDS[k]), ...parts.map(n => [n, traffic.get(n)]), ["waiting", "var(--idle)"]]);
 
   function zoom(factor, about = (from + to) / 2) {

@@ -65,7 +65,7 @@ def _calls(model: Model) -> Iterator[str]:
 
 def plan_summary(plan: Plan) -> str:
     """A plan in a screenful: the headline, each stage's runs of layers, what comes next best."""
-    p, fullest = plan.prediction, _fullest(plan)
+    p, fullest = plan.prediction, fullest_stage(plan)
     peak, limit = plan.stages[fullest].peak_bytes, plan.memory_limit_of(fullest)
     lines = [
         f"plan for {one_line(plan.model)} on {plan.cluster.name} ({plan.mesh.size} devices)   "
@@ -123,7 +123,9 @@ def _alternative(plan: Plan, name: str, micro: int, memory: str, step: float) ->
     return f"{name} ×{micro} {memory} ({slower:+.1f} %)"
 
 
-def _fullest(plan: Plan) -> int:
+def fullest_stage(plan: Plan) -> int:
+    """The stage whose devices use the largest part of their memory limit."""
+
     def share(stage: int) -> float:
         return plan.stages[stage].peak_bytes / plan.memory_limit_of(stage)
 

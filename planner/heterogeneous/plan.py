@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from ...cost_model.rates import with_rates
 from ...ir.devices.cluster import Cluster
@@ -11,6 +11,7 @@ from ...ir.errors import UsageError
 from ...ir.model.model import Model
 from ...ir.passes import Observer
 from ...ir.plan.plan import Plan
+from ..question.deadline import Watch, unwatched, without_bound
 from ..question.options import PlanOptions
 from ..question.pins import Pin
 from ..search.plan import plan as plan_uniform
@@ -22,16 +23,19 @@ def plan(
     cluster: Cluster,
     options: PlanOptions,
     observer: Observer | None = None,
-    watch: Callable[[float], None] | None = None,
+    watch: Watch | None = None,
 ) -> Plan:
     """The best plan found that fits and keeps the limits; the best so far where time is up. `watch` is
-    told seconds of the best step so far, on devices of one kind.
+    told seconds of the best step so far and of the least that a step can take.
 
     Raises InfeasibleError (nothing fits or keeps the limits), LimitError (time was up before anything
     that fits was found) and UsageError.
     """
     options = options.resolved()
     options.check()
+
+    if watch is not None and options.chooses_devices:
+        watch = without_bound(watch)
 
     def search(devices: Cluster, options: PlanOptions) -> Plan:
         return with_rates(fastest(model, devices, options, observer, watch))
@@ -46,7 +50,7 @@ def fastest(
     cluster: Cluster,
     options: PlanOptions,
     observer: Observer | None = None,
-    watch: Callable[[float], None] | None = None,
+    watch: Watch | None = None,
 ) -> Plan:
     """The fastest plan found that fits; the best so far where time is up."""
     if not cluster.parts:
@@ -63,7 +67,7 @@ def fastest(
     check_group_pins(options.pins, cluster)
     from .search import MixedSearch  # loads networkx, which plans for one kind do without
 
-    return MixedSearch(model, cluster, options).run()
+    return MixedSearch(model, cluster, options, watch or unwatched).run()
 
 
 def check_group_pins(pins: Sequence[Pin], cluster: Cluster) -> None:

@@ -23,7 +23,7 @@ from ...ir.model.model import Model
 from ...ir.plan.family import DEVICE_GROUPS, family
 from ...ir.plan.groups.device_group import DeviceGroup
 from ...ir.plan.plan import Alternative, Plan
-from ..question.deadline import Deadline
+from ..question.deadline import Deadline, Watch, unwatched, without_bound
 from ..question.options import PlanOptions, optimizer_states
 from ..question.strategy_space import divisors
 from ..search.driver import SearchSpace
@@ -62,8 +62,10 @@ class SharedPipelines(NamedTuple):
 class MixedSearch:
     """Searches plans for one model on one mixed cluster."""
 
-    def __init__(self, model: Model, cluster: Cluster, options: PlanOptions) -> None:
-        self.model, self.cluster, self.options = model, cluster, options
+    def __init__(
+        self, model: Model, cluster: Cluster, options: PlanOptions, watch: Watch = unwatched
+    ) -> None:
+        self.model, self.cluster, self.options, self.watch = model, cluster, options, watch
         self.optimizer = optimizer_states(options, narrowest_item_bytes(model.parameters))
         self.prices = PriceCache()
         values = self.prices.values(model)
@@ -90,6 +92,7 @@ class MixedSearch:
         for bound, shape, samples in by_bound:
             if bound >= best or self.deadline.passed():
                 break
+            self.watch(best, 0.0 if self.unbounded else bound)
             pipelines = self.shared_pipelines(shape, samples)
             if pipelines is not None:
                 mixed.append(pipelines)
@@ -159,7 +162,7 @@ class MixedSearch:
         if self.deadline.passed():
             return None
         space = SearchSpace.create(self.model, cluster, self.options, self.prices)
-        space.deadline = self.deadline
+        space.deadline, space.watch = self.deadline, without_bound(self.watch)
         space.run()
         if not space.fitting():
             return None

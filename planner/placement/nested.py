@@ -15,22 +15,26 @@ from __future__ import annotations
 import numpy as np
 
 from ...cost_model.placement.arrays import GraphArrays
-from ..question.deadline import Deadline
+from ..question.deadline import Deadline, Watch, without_bound
 from .options import PlacementOptions
 from .portfolio import PlacementSearch
 from .problem import PlacementProblem
 
 
 def nested(
-    problem: PlacementProblem, options: PlacementOptions, deadline: Deadline
+    problem: PlacementProblem, options: PlacementOptions, deadline: Deadline, watch: Watch
 ) -> tuple[PlacementSearch, bool]:
-    """(finished search on all devices, whether the time limit cut any search short)."""
+    """(finished search on all devices, whether the time limit cut any search short).
+
+    Of fewer devices `watch` is told no bound: more may be faster.
+    """
     rungs = rungs_of(problem.devices)
     search = _started(problem, rungs, 0, options, deadline)
     effort, timed_out = 0.5 * options.planned_seconds, False
     for number in range(1, len(rungs)):
         larger = _started(problem, rungs, number, options, deadline)
         if not _beats(larger, search):
+            search.watch = without_bound(watch)
             search.run(effort)
             effort *= 0.5
             if search.fits:
@@ -39,6 +43,7 @@ def nested(
                 larger.members.append(candidate)
         timed_out |= search.timed_out
         search = larger
+    search.watch = watch
     search.run(effort)
     return search, timed_out or search.timed_out
 

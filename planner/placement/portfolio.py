@@ -17,7 +17,7 @@ from ...ir.plan.placement import (
     PlacementNode,
     uniform_target,
 )
-from ..question.deadline import Deadline
+from ..question.deadline import Deadline, Watch, unwatched
 from .algorithms.anneal import anneal, walk_from
 from .algorithms.coarse import chains, units
 from .algorithms.contiguous import contiguous
@@ -55,9 +55,14 @@ class PlacementSearch:
     """State of one search: candidates found so far, lower bound, and remaining time."""
 
     def __init__(
-        self, problem: PlacementProblem, options: PlacementOptions, deadline: Deadline
+        self,
+        problem: PlacementProblem,
+        options: PlacementOptions,
+        deadline: Deadline,
+        watch: Watch = unwatched,
     ) -> None:
         self.problem, self.options, self.deadline = problem, options, deadline
+        self.watch = watch  # is told seconds of the best makespan and of its bound
         self.planned = options.planned_seconds
         self.bound_us = lower_bound_us(problem)
         self.members: list[PlacementCandidate] = []
@@ -70,6 +75,11 @@ class PlacementSearch:
     @property
     def fits(self) -> bool:
         return bool(self.members) and self.best.over_bytes == 0.0
+
+    def tell(self) -> None:
+        """Tell who looks on what there is so far."""
+        if self.fits:
+            self.watch(self.best.makespan_us / 1e6, self.bound_us / 1e6)
 
     @property
     def closed(self) -> bool:
@@ -102,6 +112,7 @@ class PlacementSearch:
         """
         self.planned = effort_seconds
         for phase in (self.make_fit, self.prove_first, self.improve, self.prove):
+            self.tell()
             if self.closed or self.infeasible or (self.members and self.deadline.passed()):
                 return
             phase()
@@ -166,6 +177,7 @@ class PlacementSearch:
             if proof.candidate is not None:
                 self.members.append(proof.candidate)
             self.bound_us = min(max(self.bound_us, proof.bound_us), limit_us)
+            self.tell()
 
     def improve(self) -> None:
         """Local search from the best placements of several algorithms, then from the best one."""
@@ -208,6 +220,7 @@ class PlacementSearch:
                 break
         name = f"{start.algorithm.split(' + ')[0]} + annealing"
         self.members.append(problem.evaluate_keys(name, walk.best_device, walk.best_key))
+        self.tell()
 
 
 def constructive(problem: PlacementProblem) -> Iterator[Callable[[], PlacementCandidate | None]]:

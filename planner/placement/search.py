@@ -8,7 +8,7 @@ import numpy as np
 from ...cost_model.placement.arrays import graph_arrays
 from ...ir.errors import InfeasibleError, LimitError
 from ...ir.plan.placement import Placement, PlacementGraph, PlacementTarget, check_graph
-from ..question.deadline import Clock, Deadline, monotonic
+from ..question.deadline import Clock, Deadline, Watch, monotonic, unwatched
 from .algorithms.earliest import etf, sct
 from .algorithms.ranked import SHARES, WEIGHTS, ranked
 from .algorithms.topo import topo
@@ -31,10 +31,12 @@ def place(
     target: PlacementTarget,
     options: PlacementOptions | None = None,
     clock: Clock = monotonic,
+    watch: Watch = unwatched,
 ) -> PlacementOutcome:
     """A placement that fits, with a lower bound on the makespan of every placement.
 
-    The time limit of the options is measured by `clock`.
+    The time limit of the options is measured by `clock`; `watch` is told seconds of the best makespan
+    so far and of the bound.
 
     Raises InfeasibleError when it is proven that none fits, LimitError when none was found, UsageError
     for unknown options, FileError for invalid graphs.
@@ -51,17 +53,17 @@ def place(
         work.operators["unit"] = np.arange(len(work.operators))
     problem = PlacementProblem(work, options.link, options.memory_rule)
     search_with = nested if options.algorithm == "auto" else _single
-    search, timed_out = search_with(problem, options, deadline)
+    search, timed_out = search_with(problem, options, deadline, watch)
     if not search.fits:
         raise (InfeasibleError if search.infeasible else LimitError)(_shortfall(search))
     return PlacementOutcome(_placement(graph, target, search), timed_out)
 
 
 def _single(
-    problem: PlacementProblem, options: PlacementOptions, deadline: Deadline
+    problem: PlacementProblem, options: PlacementOptions, deadline: Deadline, watch: Watch
 ) -> tuple[PlacementSearch, bool]:
     """Run one algorithm; a placement that does not fit is repaired, or solved for memory alone."""
-    search = PlacementSearch(problem, options, deadline)
+    search = PlacementSearch(problem, options, deadline, watch)
     if options.algorithm == "exact":
         search.construct()
         search.make_fit()

@@ -1,4 +1,4 @@
-"""Time limit of a search, which a user may also interrupt; the only reader of a clock in the planner."""
+"""Time limit of a search, which a user may interrupt and watch; the planner's only reader of a clock."""
 
 from __future__ import annotations
 
@@ -8,6 +8,21 @@ from math import inf
 
 Clock = Callable[[], float]  # seconds since any fixed point
 monotonic: Clock = time.monotonic
+# Is told the best answer so far, and the least that any answer can be, whenever one of them changes.
+Watch = Callable[[float, float], None]
+
+
+def unwatched(best: float, least: float) -> None:
+    """Nobody looks on."""
+
+
+def without_bound(watch: Watch) -> Watch:
+    """Tells of a search over some devices, whose bound says nothing about others."""
+
+    def tell(best: float, _: float) -> None:
+        watch(best, 0.0)
+
+    return tell
 
 
 class Deadline:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from math import inf, lcm
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..compression.optimizers import check_strategies as check_optimizer
 from ..layers.mix import LayerMix, fastest, groups
 from ..pricing.candidate_pricer import CandidatePricer
 from ..question.candidate import Assignment, Candidate, Decision, RunPoint
-from ..question.deadline import Deadline
+from ..question.deadline import Deadline, Watch, unwatched
 from ..question.options import PlanOptions
 from ..question.pins import check_pins, pin_per_call, pinned_decisions
 from ..question.strategy_space import ModelAxes, axis_families, divisors, strategies, with_experts
@@ -74,7 +74,7 @@ class SearchSpace:
         self.candidates: list[Candidate] = []
         self.seconds_by_axes: dict[ModelAxes, float] = {}  # of the fastest that fits
         self.best_seconds = inf  # seconds of the fastest so far that fits
-        self.watch: Callable[[float], None] = lambda _: None  # is told them when they fall
+        self.watch: Watch = unwatched  # is told them when they fall
         self.mix_lower_bound = inf  # seconds that no layer-wise mix is below
         self.slow_factor = SLOW_FACTOR
         self.deadline = Deadline(options.time_limit_seconds)
@@ -117,10 +117,7 @@ class SearchSpace:
         )
 
     def run(self) -> list[Candidate]:
-        """Price the candidates of the space, as many as time allows.
-
-        An interrupt (Ctrl-C) ends the search as the time limit does.
-        """
+        """Price the candidates of the space until all are priced, time is up, or Ctrl-C is pressed."""
         try:
             self.search()
         except KeyboardInterrupt:
@@ -207,7 +204,7 @@ class SearchSpace:
         fitting = (c.step_seconds for c in candidates if c.peak_bytes <= self.memory_limit_bytes)
         fastest = min(fitting, default=inf)
         if fastest < self.best_seconds:
-            self.watch(fastest)
+            self.watch(fastest, 0.0)
         self.best_seconds = min(self.best_seconds, fastest)
         return fastest
 
@@ -250,6 +247,7 @@ class SearchSpace:
         for lower_bound, _, mix in sorted(mixes)[:MOST_MIXES]:
             if lower_bound >= best_seconds or self.deadline.passed():
                 break
+            self.watch(best_seconds, lower_bound)
             candidate = mix.best(self.memory_limit_bytes, best_seconds)
             if candidate is not None and candidate not in candidates:
                 candidates.append(candidate)

@@ -11,6 +11,7 @@ from ...ir.lowering.rescale import rescale
 from ...ir.model.model import Model
 from ...ir.plan.plan import Plan
 from ..question.candidate import Candidate
+from ..question.deadline import Watch, unwatched
 from ..question.options import PlanOptions
 from ..solvers.pareto import pareto
 from .driver import SearchSpace
@@ -47,18 +48,24 @@ class ParetoPoint(NamedTuple):
 
 
 def pareto_front(
-    model: Model, cluster: Cluster, options: PlanOptions, batches: Sequence[int] = ()
+    model: Model,
+    cluster: Cluster,
+    options: PlanOptions,
+    batches: Sequence[int] = (),
+    watch: Watch = unwatched,
 ) -> list[Plan]:
     """Plans of the Pareto front, fastest first, for the model's batch and `batches`.
 
     Plans may need more memory than the user's limit, up to what a device has. Layer-wise mixes
-    under intermediate memory limits fill the gaps between candidates of one strategy.
+    under intermediate memory limits fill the gaps between candidates of one strategy. `watch` is told
+    seconds of the fastest so far, for the model's batch.
     """
     points: list[ParetoPoint] = []
     for batch in dict.fromkeys((model.batch, *batches)):
         space = SearchSpace.create(
             rescale(model, batch) if batch != model.batch else model, cluster, options
         )
+        space.watch = watch if batch == model.batch else unwatched
         space.slow_factor = inf  # slower ones may need less memory
         space.run()
         for memory_limit in memory_limits(space) if batch == model.batch else ():

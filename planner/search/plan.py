@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ...ir.analysis.dataflow import AnalyseAxes
 from ...ir.devices.cluster import Cluster
 from ...ir.errors import LimitError, PlaitError, UsageError
@@ -13,13 +11,14 @@ from ...ir.plan.plan import Plan
 from ...ir.text.units import gib
 from ..compression.collectives import check_robust
 from ..question.candidate import Candidate
+from ..question.deadline import Watch
 from ..question.options import PlanOptions
 from .driver import SearchSpace
 from .families import with_families
 from .first_plan import first_fitting
 from .infeasible import impossible, infeasible
 from .memory_balance import memory_balanced
-from .to_plan import assemble
+from .to_plan import assemble, least_seconds
 from .unsplittable import reasons
 
 
@@ -40,10 +39,11 @@ def plan(
     cluster: Cluster,
     options: PlanOptions,
     observer: Observer | None = None,
-    watch: Callable[[float], None] | None = None,
+    watch: Watch | None = None,
 ) -> Plan:
     """The fastest plan that fits, under the cost model, and the simplest of those that are as fast; the
-    best so far where time is up. `watch` is told the step's seconds of whatever is the best so far.
+    best so far where time is up. `watch` is told seconds of the best step so far and of the least that a
+    step can take: that at peak rate, until only mixes of layers, which have bounds, are left.
 
     An interrupt (Ctrl-C) ends the search as a time limit does, once a first plan is there. Raises
     InfeasibleError (nothing fits: names device, term, shortfall and hints), LimitError (time was up
@@ -53,8 +53,11 @@ def plan(
     if observer is not None:
         observer(AnalyseAxes(), space.pricer.function_prices.flow)
     if watch is not None:
-        space.watch = watch
+        least = least_seconds(space.pricer)
+        space.watch = lambda best, bound: watch(best, min(best, max(bound, least)))
     first = first_fitting(space)
+    if first is not None:
+        space.watch(first.step_seconds, 0.0)
     try:
         searched(space)
     except KeyboardInterrupt:

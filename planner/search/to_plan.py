@@ -124,12 +124,13 @@ def _compressed(pricer: CandidatePricer, best: Candidate) -> Iterator[Compressio
 
 
 def unknown_gap(space: SearchSpace, best: Candidate) -> float:
-    """Gap of a plan whose space was not searched to its end.
+    """Gap of a plan whose space was not searched to its end."""
+    return max(0.0, 1 - least_seconds(space.pricer) / best.step_seconds)
 
-    The lower bound is a step in which all devices compute at peak rate.
-    """
-    lower_bound_seconds = _flops(space.pricer) / _peak_flops(space.pricer)
-    return max(0.0, 1 - lower_bound_seconds / best.step_seconds)
+
+def least_seconds(pricer: CandidatePricer) -> float:
+    """A lower bound of every plan's step: all devices compute at peak rate, and nothing else is done."""
+    return _flops(pricer) / _peak_flops(pricer)
 
 
 def _layers(

@@ -8,7 +8,7 @@ from ....cost_model.explain.by_kind import fullest_stage_bytes, paired, seconds_
 from ....cost_model.explain.step_terms import step_term
 from ....ir.plan.difference import changed_runs, memory_actions
 from ....ir.plan.plan import Plan
-from ....ir.text.summary import one_line, schedule
+from ....ir.text.summary import fullest_stage, one_line, schedule
 from ....ir.text.units import gib, seconds
 from ..call_names import span_name
 from ..report import Pages, PlanComparison, Point
@@ -70,15 +70,17 @@ def _verdict(first: Plan, second: Plan) -> str:
 
 def _row(plan: Plan) -> tuple[tuple[str, str], ...]:
     fits = "fits" if plan.fits else "too large"
-    p = plan.prediction
+    p, fullest = plan.prediction, fullest_stage(plan)
+    peak = gib(plan.stages[fullest].peak_bytes)
+    pipeline = f", {schedule(plan)}" if len(plan.stages) > 1 else ""
     return (
         ("strategy", plan.strategy_text),
         ("cluster", f"{plan.cluster.name}, {plan.mesh.size:,} devices"),
         ("global batch", f"{plan.global_batch:,} samples"),
         ("step", seconds(p.step_seconds)),
         ("samples per second", f"{p.samples_per_second:,.4g}"),
-        ("peak memory", f"{gib(plan.peak_bytes)} of {gib(plan.memory_limit_of(0))}, {fits}"),
-        ("micro-batches", f"{plan.micro_batches}, {schedule(plan)}"),
+        ("peak memory", f"{peak} of {gib(plan.memory_limit_of(fullest))}, {fits}"),
+        ("micro-batches", f"{plan.micro_batches}{pipeline}"),
         ("activations", memory_actions(plan).replace("+", ", ")),
         ("MFU, bubble", f"{100 * p.mfu:.1f} %, {100 * p.bubble:.1f} %"),
     )
@@ -93,15 +95,31 @@ def _differences(first: Plan, second: Plan) -> list[tuple[str, str, str]]:
     ]
 
 
+def _verdict_of_several(plans: Sequence[Plan], names: Sequence[str]) -> str:
+    """Which plan is the fastest that fits, and which needs the least memory, of one model and batch."""
+    text = "Every plan as its step time against its peak memory."
+    fitting = [(plan, name) for plan, name in zip(plans, names, strict=True) if plan.fits]
+    if not fitting or len({(plan.model_digest, plan.global_batch) for plan in plans}) > 1:
+        return text
+    fastest, quick = min(fitting, key=lambda pair: pair[0].prediction.step_seconds)
+    smallest, small = min(fitting, key=lambda pair: pair[0].peak_bytes)
+    step = seconds(fastest.prediction.step_seconds)
+    least = "it also" if quick == small else small
+    return (
+        f"{text} Of those that fit {quick} is the fastest ({step}); "
+        f"{least} needs the least memory ({gib(smallest.peak_bytes)})."
+    )
+
+
 def _several(plans: Sequence[Plan], names: Sequence[str]) -> PlanComparison:
     columns = ("plan", *(label for label, _ in _row(plans[0])))
     rows = tuple(
         (name, *(text for _, text in _row(plan))) for name, plan in zip(names, plans, strict=True)
     )
-    limits = {plan.memory_limit_of(0) for plan in plans}
+    limits = {plan.memory_limit_of(fullest_stage(plan)) for plan in plans}
     return PlanComparison(
         title=f"{_models(plans)}: {len(plans)} plans",
-        verdict="Every plan as its step time against its peak memory."
+        verdict=_verdict_of_several(plans, names)
         + ("" if len(limits) == 1 else " Their budgets differ."),
         columns=columns,
         rows=rows,

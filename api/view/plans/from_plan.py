@@ -16,7 +16,7 @@ from ....ir.lowering.localize import localize
 from ....ir.model.mesh import MICRO, Axis, Mesh
 from ....ir.model.model import Model
 from ....ir.plan.plan import Plan
-from ....ir.text.summary import one_line, schedule
+from ....ir.text.summary import fullest_stage, one_line, schedule
 from ....ir.text.units import gib, micro_batches, seconds, size
 from ..call_names import ranges
 from ..module_graph import Inside
@@ -36,9 +36,7 @@ def report_of_plan(plan: Plan, model: Model | None = None) -> Report:
     The model must be in the plan's precision and have its global batch.
     """
     memory = [tuple((n, float(b)) for n, b in stage.memory_terms) for stage in plan.stages]
-    fullest = max(
-        range(len(memory)), key=lambda s: plan.stages[s].peak_bytes - plan.memory_limit_of(s)
-    )
+    fullest = fullest_stage(plan)
     graph = PlanGraph(plan, model, _insides(plan, model) if model else {})
     return Report(
         title=one_line(plan.model),
@@ -73,10 +71,9 @@ def _subtitle(plan: Plan) -> str:
 def _verdict(plan: Plan) -> str:
     """Whether it fits, how long a step takes and how sure that is, and what binds, in two sentences."""
     step = plan.prediction.step_seconds
-    spare, number = min(
-        (plan.memory_limit_of(n) - stage.peak_bytes, n) for n, stage in enumerate(plan.stages)
-    )
+    number = fullest_stage(plan)
     limit = plan.memory_limit_of(number)
+    spare = limit - plan.stages[number].peak_bytes
     share = 100 * abs(spare) / limit
     fits = f"Fits, with {size(spare)} ({share:.1f} %) to spare."
     if spare < 0:
@@ -101,29 +98,34 @@ def _tiles(plan: Plan, fullest: int) -> tuple[tuple[str, str, str], ...]:
     searched = "" if plan.complete else ", search was stopped"
     tokens = p.tokens_per_second > 0
     rate = p.tokens_per_second if tokens else p.samples_per_second
-    micro = micro_batches(plan.micro_batches)
+    pipeline = f", {schedule(plan)}" if len(plan.stages) > 1 else ""
+    micro = micro_batches(plan.micro_batches) + pipeline
     return (
         ("peak memory", gib(peak), f"{fits}: budget {gib(plan.memory_limit_of(fullest))}"),
         ("step", seconds(step), f"{seconds(step / RANGE)} to {seconds(step * RANGE)}"),
         ("throughput", f"{rate:,.0f}", "tokens per second" if tokens else "samples per second"),
         ("MFU", f"{100 * p.mfu:.1f} %", "of peak rate"),
-        ("bubble", f"{100 * p.bubble:.1f} %", f"{micro}, {schedule(plan)}"),
+        ("bubble", f"{100 * p.bubble:.1f} %", micro),
         ("global batch", f"{plan.global_batch:,}", "samples"),
         ("optimality", optimality, f"under the cost model{searched}"),
     )
 
 
 def _bars(plan: Plan, parts_of: Callable[[int], tuple[tuple[str, float], ...]]) -> tuple[Bar, ...]:
-    """A bar a stage; neighbours with the same amounts, in about the same parts, share one."""
+    """A bar a stage; neighbours with the same amounts, in about the same parts, share one, and so do
+    device groups of one kind, which are in several pipelines."""
     runs: list[list[int]] = []
     for stage in range(len(plan.stages)):
-        if runs and not plan.groups and _same_parts(parts_of(runs[-1][0]), parts_of(stage)):
-            runs[-1].append(stage)
-        else:
+        groups = plan.groups
+        near = [r for r in runs if groups[r[0]].part == groups[stage].part] if groups else runs[-1:]
+        same = (run for run in near if _same_parts(parts_of(run[0]), parts_of(stage)))
+        run = next(same, None)
+        if run is None:
             runs.append([stage])
+        else:
+            run.append(stage)
     return tuple(
-        Bar(_stages_name(plan, run), parts_of(_largest(run, parts_of)), (run[0], run[-1]))
-        for run in runs
+        Bar(_stages_name(plan, run), parts_of(_largest(run, parts_of)), tuple(run)) for run in runs
     )
 
 
@@ -151,6 +153,8 @@ def _same_parts(one: tuple[tuple[str, float], ...], other: tuple[tuple[str, floa
 def _stages_name(plan: Plan, run: Sequence[int]) -> str:
     first, last = plan.ranks_of(run[0])[0], plan.ranks_of(run[-1])[-1]
     name = f"stage {run[0]}" if len(run) == 1 else f"stages {ranges(run)}"
+    if run[-1] - run[0] >= len(run):
+        return f"{name} · {plan.cluster_of(run[0]).device.kind}"
     span = f"ranks {first:,}–{last:,}" if last > first else f"rank {first}"
     kind = f" · {plan.cluster_of(run[0]).device.kind}" if plan.groups else ""
     return f"{name} · {span}{kind}"

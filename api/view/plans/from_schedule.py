@@ -162,13 +162,30 @@ def _named_slots(slots: Sequence[Slot]) -> list[Event]:
 
 def _made_of(plan: Plan, number: int, terms: StageTerms) -> dict[tuple[str, int], Parts]:
     """What a forward and a backward of every chunk is made of, as shares of its time."""
-    shares = chunk_shares(plan, plan.stages[number])
-    count = plan.micro_batches_of(number)
+    stage = plan.stages[number]
+    shares, count = chunk_shares(plan, stage), plan.micro_batches_of(number)
+    backward = kinds(terms.backward)
+    inputs, weights = _divided(backward, stage.weights_share)
+    halves = {"F": kinds(terms.forward), "B": backward, "I": inputs, "W": weights}
     return {
-        (kind, chunk): tuple((name, _digits(s * share / count)) for name, s in kinds(half))
+        (kind, chunk): tuple((name, _digits(s * share / count)) for name, s in half)
         for chunk, share in enumerate(shares)
-        for kind, half in (("F", terms.forward), ("B", terms.backward))
+        for kind, half in halves.items()
     }
+
+
+def _divided(backward: Parts, share: float) -> tuple[Parts, Parts]:
+    """Backward of inputs and of weights, which take this share of it: the latter computes, as far as
+    there is computing; what the stage before waits for has the collectives."""
+    left = share * sum(amount for _, amount in backward)
+    inputs: list[tuple[str, float]] = []
+    weights: list[tuple[str, float]] = []
+    for name, amount in backward:  # computing comes first
+        taken = min(amount, left)
+        left -= taken
+        inputs.append((name, amount - taken))
+        weights.append((name, taken))
+    return merged(inputs), merged(weights)
 
 
 def slot_row(slots: Sequence[Slot], made_of: dict[tuple[str, int], Parts], tick: float) -> SlotRow:

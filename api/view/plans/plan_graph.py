@@ -1,4 +1,5 @@
 """The graph of a plan: equal layers fold over stages and chunks, and open again by stage or by chunk.
+Pipelines of device groups that do the same are one row of boxes.
 
 entry ── model.layers.0–125 ×126 ── exit            closed: 16 stages × 8 chunks in one box
              └ stage 0: layers 0, 16, … ×8  stage 1: layers 1, 17, … ×8  ...      by stage
@@ -10,6 +11,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
+
+from msgspec.structs import replace
 
 from ....cost_model.communication.stage_transfer import plan_transfers
 from ....ir.model.mesh import MICRO
@@ -52,8 +55,24 @@ class PlanGraph:
         if len(runs) == 1:
             return self.run_box(runs[0])
         stages = self.stages(runs)
+        if self.plan.groups and len(stages) > 1:
+            return self.same_box(runs, stages, key)
         self.open(runs, stages, key)
         return self.summary(runs, key, span_name(self.paths(runs)), self.spread(runs, stages))
+
+    def same_box(self, runs: Runs, stages: Sequence[int], key: str) -> Box:
+        """The box of layers that several device groups run alike, each for its own micro-batches."""
+        one = self.box([x for x in runs if self.stage_of(x) == stages[0]], key)
+        return replace(
+            one,
+            about=", ".join(filter(None, (f"stages {ranges(stages)}", one.about))),
+            stage=-1,
+            facts=(
+                ("stages", ranges(stages)),
+                *(f for f in one.facts if f[0] != "share of all stages"),
+                ("share of all stages", self.share(runs)),
+            ),
+        )
 
     def open(self, runs: Runs, stages: Sequence[int], key: str) -> None:
         """The graphs that a box of several runs opens to."""
@@ -128,11 +147,13 @@ class PlanGraph:
         """One run of equal layers of a stage."""
         plan, function = self.plan, self.plan.shardings[x.sharding].function
         inside = self.insides.get(x.sharding)
+        label = span_name(self.paths([x]))
+        about = (function if function != label else "", "once per step" if x.batch_only else "")
         return Box(
-            label=span_name(self.paths([x])) if x.last - x.first > 1 else plan_path(plan, x.first),
+            label=label,
             kind="call",
             times=x.last - x.first,
-            about=function + (", once per step" if x.batch_only else ""),
+            about=", ".join(filter(None, about)),
             stage=self.stage_of(x),
             strategy=str(plan.strategy_of(x)),
             note=self.note([x]),
@@ -236,14 +257,17 @@ class PlanGraph:
 
     def group_edges(self, groups: list[Runs]) -> list[Edge]:
         """Data from every device group's layers to those that begin where they end."""
-        joined = [set(n.after.values()) for n in neighbours(tiles_of(self.plan))]
+        joined = [
+            {n, *near.after.values()} for n, near in enumerate(neighbours(tiles_of(self.plan)))
+        ]
         edges: list[Edge] = []
         for i, source in enumerate(groups):
             for j, target in enumerate(groups):
-                one, other = self.stage_of(source[-1]), self.stage_of(target[0])
-                follows = source[-1].last == target[0].first
-                if follows and (one == other or other in joined[one]):
-                    edges.append(Edge(i, j, "" if one == other else self.sent(one)))
+                if source[-1].last != target[0].first:
+                    continue
+                ends, begins = self.stages(source), self.stages(target)
+                if any(not joined[stage].isdisjoint(begins) for stage in ends):
+                    edges.append(Edge(i, j, "" if ends == begins else self.sent(ends[0])))
         return edges
 
 
@@ -268,8 +292,21 @@ def folded(plan: Plan) -> list[Runs]:
         for _, g in groupby(plan.layers, lambda x: (_function(plan, x), x.batch_only, x.stage))
     ]
     if plan.groups:
-        return by_function
+        return _same_of_groups(plan, by_function)
     return list(_patterns(plan, by_function))
+
+
+def _same_of_groups(plan: Plan, groups: list[Runs]) -> list[Runs]:
+    """Runs of the device groups of one kind that make the same decisions about the same calls."""
+    same: dict[object, Runs] = {}
+    for runs in groups:
+        stage = plan.stage_of_layers(runs[0])
+        decisions = tuple(
+            (x.first, x.last, x.forward_seconds, x.backward_seconds, *_decision_of(plan)(x))
+            for x in runs
+        )
+        same.setdefault((plan.groups[stage].part, decisions), []).extend(runs)
+    return list(same.values())
 
 
 def _patterns(plan: Plan, groups: list[Runs]) -> Iterator[Runs]:
@@ -313,7 +350,8 @@ def strategy_rows(plan: Plan) -> Iterable[tuple[str, ...]]:
         key = _decision_of(plan)
         for _, same in groupby(sorted(runs, key=key), key):
             part = sorted(same, key=lambda x: x.first)
-            paths = [plan_path(plan, i) for x in part for i in range(x.first, x.last)]
+            calls = dict.fromkeys(i for x in part for i in range(x.first, x.last))
+            paths = [plan_path(plan, i) for i in calls]
             stages = sorted({plan.stage_of_layers(x) for x in part})
             yield (
                 span_name(paths),

@@ -9,6 +9,7 @@ from ....cost_model.explain.step_terms import step_term
 from ....ir.plan.difference import memory_actions
 from ....ir.plan.family import DEVICE_GROUPS, family, is_megatron
 from ....ir.plan.plan import Alternative, Plan
+from ....ir.text.summary import fullest_stage
 from ....ir.text.units import gib, micro_batches, seconds
 from ....planner.question.options import SIMPLER_WITHIN
 from ..report import Point, Rival
@@ -105,8 +106,11 @@ def _impossible(plan: Plan, families: dict[str, list[Alternative]]) -> Iterator[
 def reasons_of(plan: Plan) -> tuple[str, ...]:
     """What binds the choice: what was asked for, where something faster fits as well; memory, where
     something faster would not fit; else time alone."""
-    asked = _asked(plan)
-    return (asked, _memory_reason(plan)) if asked else (_memory_reason(plan), _time_reason(plan))
+    not_fastest = _asked(plan)
+    if not not_fastest:
+        return (_memory_reason(plan), _time_reason(plan))
+    larger = _too_large(plan)
+    return (not_fastest, f"Faster, but too large: {larger}.") if larger else (not_fastest,)
 
 
 def _asked(plan: Plan) -> str:
@@ -136,15 +140,9 @@ def _change(plan: Plan, a: Alternative) -> str:
 
 
 def _memory_reason(plan: Plan) -> str:
-    step = plan.prediction.step_seconds
-    larger = [a for a in plan.alternatives if not a.fits and a.step_seconds < step]
+    larger = _too_large(plan)
     if larger:
-        a = min(larger, key=lambda a: a.peak_bytes)
-        return (
-            f"Memory binds: {a.name} with {a.memory} would take {seconds(a.step_seconds)} "
-            f"({_change(plan, a)}), but needs {gib(a.peak_bytes)} of "
-            f"{gib(plan.memory_limit_of(0))}."
-        )
+        return f"Memory binds: {larger}."
     actions = [action for action in memory_actions(plan).split("+") if action != "keep"]
     if actions:
         return (
@@ -152,6 +150,19 @@ def _memory_reason(plan: Plan) -> str:
             "reads does not fit."
         )
     return "Memory does not bind: nothing faster was priced that needs more of it."
+
+
+def _too_large(plan: Plan) -> str:
+    """Of the faster alternatives that do not fit, the smallest; empty where there is none."""
+    step = plan.prediction.step_seconds
+    larger = [a for a in plan.alternatives if not a.fits and a.step_seconds < step]
+    if not larger:
+        return ""
+    a = min(larger, key=lambda a: a.peak_bytes)
+    return (
+        f"{a.name} with {a.memory} would take {seconds(a.step_seconds)} ({_change(plan, a)}), but "
+        f"needs {gib(a.peak_bytes)} of {gib(plan.memory_limit_of(fullest_stage(plan)))}"
+    )
 
 
 def _time_reason(plan: Plan) -> str:

@@ -12,7 +12,7 @@ from math import gcd
 import numpy as np
 
 from ....ir.plan.allocation import Buffer, Packing, Status
-from ...question.deadline import Clock, Deadline, monotonic
+from ...question.deadline import Clock, Deadline, Watch, monotonic, unwatched
 from .branch import FOUND, NONE, STOPPED
 from .constraint import solve_constrained
 from .greedy import greedy, height
@@ -31,21 +31,22 @@ def pack(
     time_limit_seconds: float = 60.0,
     minimise: bool = False,
     switches: Switches = EVERYTHING,
-    seed: int = 0,
     clock: Clock = monotonic,
+    watch: Watch = unwatched,
 ) -> Packing:
     """Offsets (bytes) for buffers such that buffers that are live at once do not overlap.
 
     Stops when the peak is within `capacity_bytes`; with `minimise`, or without a capacity,
     continues until the peak is proven optimal. Returns the best packing after `time_limit_seconds`
-    of wall time. Combines Moffitt's MiniMalloc (ASPLOS 2023: canonical packings, section bounds,
-    decomposition in time) with restarts that learn from failures.
+    of wall time; `watch` is told the peak so far and its bound. Combines Moffitt's MiniMalloc (ASPLOS
+    2023: canonical packings, section bounds, decomposition in time) with restarts that learn from
+    failures.
     """
     goal = None if minimise else capacity_bytes
     nonempty = [i for i, b in enumerate(buffers) if b.size > 0]
     offsets = np.zeros(len(buffers), np.int64)
-    state = _Components(sections([buffers[i] for i in nonempty]), goal, switches, seed)
-    state.improve(Deadline(time_limit_seconds, clock))
+    state = _Components(sections([buffers[i] for i in nonempty]), goal, switches)
+    state.improve(Deadline(time_limit_seconds, clock), watch)
     offsets[nonempty] = state.offsets()
     peak, bound = state.peak(), state.bound
     return Packing(tuple(offsets.tolist()), peak, bound, status_of(peak, bound, capacity_bytes))
@@ -63,11 +64,9 @@ def status_of(peak: int, bound: int, capacity: int | None) -> Status:
 class _Components:
     """Components of a problem with the best packing of each; `bound` is for their maximum."""
 
-    def __init__(
-        self, all_buffers: Sections, goal: int | None, switches: Switches, seed: int
-    ) -> None:
+    def __init__(self, all_buffers: Sections, goal: int | None, switches: Switches) -> None:
         self.all_buffers, self.goal = all_buffers, goal
-        self.switches, self.seed = switches, seed
+        self.switches = switches
         self.members = all_buffers.components()
         self.components = [_renumber(all_buffers.of(chosen)) for chosen in self.members]
         self.best = [greedy(component) for component in self.components]
@@ -96,11 +95,12 @@ class _Components:
         impossible = self.goal is not None and self.bound > self.goal
         return impossible or self.peak() <= enough
 
-    def improve(self, deadline: Deadline) -> None:
+    def improve(self, deadline: Deadline, watch: Watch) -> None:
         """Rounds of searches until done or out of time."""
         round_ = 0
         while not self.done() and not deadline.passed():
             before = self.bound
+            watch(self.peak(), before)
             if not any(self.searchable(p) for p, peak in enumerate(self.peaks()) if peak > before):
                 return
             if self.goal is None:
@@ -142,9 +142,7 @@ class _Components:
     def search(self, p: int, target: int, round_: int, deadline: Deadline) -> tuple[int, Ints]:
         """One round on one component: FOUND, NONE or STOPPED, and the offsets."""
         if p not in self.portfolios:
-            self.portfolios[p] = Portfolio(
-                self.components[p], self.switches, self.seed, deadline.clock
-            )
+            self.portfolios[p] = Portfolio(self.components[p], self.switches, clock=deadline.clock)
         portfolio = self.portfolios[p]
         for looks, rule, order, by_failures in portfolio.attempts(round_):
             work_left = int(deadline.seconds_left * portfolio.looks_per_second)
