@@ -6,7 +6,7 @@ import keyword
 import re
 from collections.abc import Iterable
 
-from ..ir.model.model import Argument, Ref
+from ..ir.model.model import Argument, Ref, complex_number
 
 WIDTH = 100
 RESERVED = (
@@ -80,6 +80,8 @@ def literal(argument: Argument, names: dict[int, str]) -> str:
             return f"torch.{value}"
         if colon and kind == "float" and value in ("inf", "-inf", "nan"):
             return f'float("{value}")'
+        if kind == "complex" and complex_number(value) is not None:
+            return f'complex("{value}")'
         return string_literal(argument)
     return repr(argument)
 

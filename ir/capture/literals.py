@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..errors import FileError, TraceError
-from ..model.model import Argument, Ref
+from ..model.model import Argument, Ref, complex_number
 from ..model.tensor import ITEM_BYTES, TensorType
 
 # Arguments that say where a tensor is; the plan decides that, not the model.
@@ -48,6 +48,8 @@ def encode(value: Any, ref: Callable[[Any], Ref | None]) -> Argument:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else f"float:{value}"
+    if isinstance(value, complex):
+        return f"complex:{value}"
     if isinstance(value, torch.dtype):
         return f"dtype:{dtype_name(value)}"
     if isinstance(value, torch.memory_format):
@@ -77,6 +79,8 @@ def _decode_text(text: str) -> Any:
             return FORMATS[name]
         if kind == "float" and name in FLOATS:
             return float(name)
-        if kind in ("dtype", "memory_format", "float"):
+        if kind == "complex" and (number := complex_number(name)) is not None:
+            return number
+        if kind in ("dtype", "memory_format", "float", "complex"):
             raise FileError(f"literal {text!r} is unknown; known dtypes: {', '.join(DTYPES)}")
     return text

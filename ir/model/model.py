@@ -22,7 +22,7 @@ class Ref(msgspec.Struct, frozen=True):
     value: int
 
 
-# Literals that JSON lacks are strings with a kind in front: "dtype:float32", "float:-inf".
+# Literals that JSON lacks are strings with a kind in front: "dtype:float32", "float:-inf", "complex:1j".
 if TYPE_CHECKING:
     Argument = Union[Ref, None, bool, int, float, str, tuple["Argument", ...]]  # noqa: UP007
 else:
@@ -40,6 +40,14 @@ def argument_of(data: Any) -> Argument:
     if data is None or isinstance(data, (Ref, bool, int, float, str)):
         return data
     raise ValueError(f"not an operator's argument: {data!r:.80}")
+
+
+def complex_number(text: str) -> complex | None:
+    """The number that `complex:` stands before, None where it is none."""
+    try:
+        return complex(text) if text.isascii() else None
+    except ValueError:
+        return None
 
 
 class Op(msgspec.Struct, frozen=True):

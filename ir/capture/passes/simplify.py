@@ -6,12 +6,12 @@ from collections.abc import Hashable
 from typing import NamedTuple
 
 from ...analysis.liveness import needed_ops
-from ...model.model import Argument, Op, Ref
+from ...model.model import Argument, Op, Ref, complex_number
 from ...model.tensor import TensorType
 from ...passes import Pass
 from ..graph import arguments, replace, substitute
 
-CAT = "aten.cat.default"
+CAT, CONJUGATE = "aten.cat.default", "aten._conj.default"
 IDENTITIES = frozenset(
     {"aten.detach.default", "aten.alias.default", "aten.lift_fresh_copy.default"}
 )
@@ -127,6 +127,8 @@ def normalise(op: Op, types: list[TensorType]) -> Op:
         return _without_empty(op, types)
     if op.target in NEW or (op.target in LIKE and not shape):
         return _full(op, types)
+    if op.target == CONJUGATE and isinstance(op.args[0], str):
+        return _conjugate(op, types)
     if op.target in SLICES:
         sliced = shape if op.target != "aten.slice.Tensor" else types[op.operands()[0]].shape
         return _closed_slice(op, SLICES[op.target], sliced)
@@ -145,6 +147,17 @@ def _full(op: Op, types: list[TensorType]) -> Op:
     """A constant tensor as `full`, without operand."""
     type_, constant = types[op.results[0]], (NEW | LIKE)[op.target]
     args = (type_.shape, op.args[2] if constant is None else constant)
+    return replace(
+        op, target="aten.full.default", args=args, kwargs={"dtype": f"dtype:{type_.dtype}"}
+    )
+
+
+def _conjugate(op: Op, types: list[TensorType]) -> Op:
+    """The conjugate of a literal, which a product's gradient has, as `full`."""
+    literal, type_ = str(op.args[0]), types[op.results[0]]
+    number = complex_number(literal.removeprefix("complex:"))
+    assert number is not None, literal
+    args = (type_.shape, f"complex:{number.conjugate()}")
     return replace(
         op, target="aten.full.default", args=args, kwargs={"dtype": f"dtype:{type_.dtype}"}
     )

@@ -29,7 +29,8 @@ from .selected import Selections
 
 SHAPED = {"view", "reshape", "expand", "repeat", "narrow", "new_zeros", "new_ones", "unflatten"}
 PLACES = {"where", "nonzero", "argwhere"}
-LITERALS = {"tensor": 0, "new_tensor": 1, "as_tensor": 0}  # where numbers stand
+WRITE = "__setitem__"
+LITERALS = {"tensor": 0, "new_tensor": 1, "as_tensor": 0, WRITE: 2}  # where numbers stand
 READS = {"__bool__", "item", "tolist", "__int__", "__float__", "__index__", "numpy"}
 NUMBERS = {"item", "tolist", "__int__", "__float__", "__index__"}
 EXACT = {"__int__", "__float__", "__index__"}
@@ -105,8 +106,11 @@ class Branches(TorchFunctionMode):
             args = (args[0], *tree_map(self.told, args[1:]))
         if name in SIZED and self.all_known(args, kwargs) and (name != "where" or len(args) == 1):
             return self.constant(self.known.run(func, args, kwargs))
+        if name == WRITE and (exact := literal_in_double(name, args, args[0])) is not None:
+            args = (*args[:2], exact.to(args[0].dtype))
         result = func(*args, **kwargs)
-        if name in LITERALS and (exact := literal_in_double(name, args, result)) is not None:
+        exact = None if name == WRITE else literal_in_double(name, args, result)
+        if exact is not None:
             return exact.to(result.dtype)
         if name not in ("__get__", "__set__"):
             self.known.follow(name, func, args, kwargs, result)
@@ -219,12 +223,16 @@ class Branches(TorchFunctionMode):
         return side
 
 
-def literal_in_double(name: str, args: Any, result: Tensor) -> Tensor | None:
+def literal_in_double(name: str, args: Any, result: Any) -> Tensor | None:
     """Numbers of Python in float64, where those of the tensor that was made of them are rounded: a trace
     that is lifted to float64 has them as they are written."""
-    place = LITERALS[name]
+    place = LITERALS.get(name, len(args))
     numbers = args[place] if len(args) > place else None
-    if not result.is_floating_point() or any(isinstance(n, Tensor) for n in tree_leaves(numbers)):
+    if (
+        numbers is None
+        or not result.is_floating_point()
+        or any(isinstance(n, Tensor) for n in tree_leaves(numbers))
+    ):
         return None
     with outside_modes():
         try:

@@ -50,6 +50,7 @@ def test_everything_else_is_refused(target: str) -> None:
         "mean",
         float("inf"),
         float("-inf"),
+        2 - 1j,
         torch.float32,
         torch.bfloat16,
         torch.contiguous_format,
@@ -60,7 +61,9 @@ def test_literals_round_trip(value) -> None:
     assert decode(encode(value, lambda _: None), lambda v: v) == value
 
 
-@pytest.mark.parametrize("text", ["dtype:no", "memory_format:__class__", "float:1e9", "dtype:"])
+@pytest.mark.parametrize(
+    "text", ["dtype:no", "memory_format:__class__", "float:1e9", "dtype:", "complex:exit()"]
+)
 def test_unknown_literals_are_refused(text: str) -> None:
     with pytest.raises(FileError):
         decode(text, lambda v: v)

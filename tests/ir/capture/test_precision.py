@@ -113,3 +113,27 @@ def test_an_unknown_precision() -> None:
     module, batch = make()
     with pytest.raises(UsageError, match="fp8"):
         trace(module, batch, precision="fp8")
+
+
+class Numbers(nn.Module):
+    """Numbers of Python: written into a row, and a complex one in a product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(2))
+
+    def forward(self, x):
+        row = torch.ones(3)
+        row[-1] = 0.1
+        turned = torch.view_as_complex(self.scale * x) * (0.3 + 1j)
+        return (row * turned.real).sum()
+
+
+def test_numbers_are_lifted_as_they_are_written() -> None:
+    module, x = Numbers(), torch.randn(4, 3, 2)
+    lifted, x = cast_model(trace(module, (x,)), "float64"), x.double()
+    loss, gradients, _ = execute(lifted, eager.state_tensors(module.double()), [x])
+    row = torch.tensor([1, 1, 0.1], dtype=torch.float64)
+    exact = torch.stack([0.3 * (row * x[..., 0]).sum(), -(row * x[..., 1]).sum()])
+    torch.testing.assert_close(gradients["scale"], exact, rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(loss, exact.sum(), rtol=1e-14, atol=1e-14)
