@@ -1,5 +1,7 @@
 """The public names of Plait, each loaded when it is first used."""
 
+from ..ir.late_names import late_names
+
 TYPE_CHECKING = False  # typing.TYPE_CHECKING costs a module; checkers know the name
 if TYPE_CHECKING:
     from ..ir.errors import FileError as FileError
@@ -82,13 +84,7 @@ __all__ = [
 # fmt: on
 
 
-def __getattr__(name: str) -> object:
-    """Import the module of a public name and return what stands there under this name."""
-    if name not in _MODULES:
-        raise AttributeError(f"module 'plait' has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(_MODULES[name]), name)
+__getattr__ = late_names("plait", _MODULES)
 
 
 def __dir__() -> list[str]:

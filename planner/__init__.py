@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..ir.late_names import late_names
 
 if TYPE_CHECKING:
     from .heterogeneous.plan import plan as plan
     from .question.options import PlanOptions as PlanOptions
 
-_MODULES = {"PlanOptions": ".question.options", "plan": ".heterogeneous.plan"}
-
-
-def __getattr__(name: str) -> Any:
-    from importlib import import_module
-
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name], __name__), name)
+__getattr__ = late_names(
+    __name__, {"PlanOptions": ".question.options", "plan": ".heterogeneous.plan"}
+)

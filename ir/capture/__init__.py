@@ -5,8 +5,9 @@ Names load when they are asked for: ranks take parts of this package and need no
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..late_names import late_names
 
 if TYPE_CHECKING:
     from .operators.elementary import call_key as call_key
@@ -19,20 +20,17 @@ if TYPE_CHECKING:
     from .tracing import trace as trace
     from .tracing import trace_outputs as trace_outputs
 
-_ROOMS = {
-    "ForwardOutputs": "outputs",
-    "Source": "sources.source",
-    "TRACE_PASSES": "tracing",
-    "call_key": "operators.elementary",
-    "evaluating": "outputs",
-    "load_source": "sources.source",
-    "materialize": "sources.source",
-    "trace": "tracing",
-    "trace_outputs": "tracing",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return getattr(import_module(f".{_ROOMS[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = late_names(
+    __name__,
+    {
+        "ForwardOutputs": ".outputs",
+        "Source": ".sources.source",
+        "TRACE_PASSES": ".tracing",
+        "call_key": ".operators.elementary",
+        "evaluating": ".outputs",
+        "load_source": ".sources.source",
+        "materialize": ".sources.source",
+        "trace": ".tracing",
+        "trace_outputs": ".tracing",
+    },
+)

@@ -17,7 +17,7 @@ from plait.runtime.program import Program
 
 def train(job: dict[str, object], pool: GroupPool) -> dict[str, object]:
     source = materialize(job["source"], seed=0)
-    program = Program.open(job["folder"], source.model, optimizer_args={"lr": 1e-3}, pool=pool)
+    program = Program.open(job["folder"], source.model, optimizer_args={"lr": 3e-3}, pool=pool)
     losses, sent = [], {}
     for _ in range(job["steps"]):
         before = dict(pool.sent_bytes)

@@ -26,7 +26,7 @@ from plait.tests.paths import LLAMA
 from plait.tests.ranks import launch
 
 WORKER = Path(__file__).with_name("activations_worker.py")
-STEPS = 20
+STEPS = 8
 MICRO_BATCHES = 4
 CASES = {
     "pp": ("pp=2", "1f1b", "none"),
@@ -169,9 +169,9 @@ def test_what_is_verified_is_not_compressed(model, plans, name):
 @pytest.mark.ranks
 @pytest.mark.parametrize("name", ranked(PLAIN))
 def test_training_stays_close(trained, name):
-    """Losses fell from 6.26 to 3.60 and differed by up to 0.14 % (int8) and 0.45 % (fp8)."""
+    """Losses fell from 6.26 to 5.05; under int8 and fp8 they differ by less than 1 %."""
     losses, plain = trained(name)[0]["losses"], trained(PLAIN[name])[0]["losses"]
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.85 * losses[0]
     assert losses == pytest.approx(plain, rel=0.01)
     assert losses != plain
 

@@ -92,7 +92,7 @@ def mixed(made_from: Sourced, folder: Path, layouts=MIXED) -> list[Job]:
 
 
 @pytest.fixture(
-    scope="module", params=[11, pytest.param(1, marks=pytest.mark.long)], ids=["some", "all"]
+    scope="module", params=[22, pytest.param(1, marks=pytest.mark.long)], ids=["some", "all"]
 )
 def verdicts(request, tmp_path_factory):
     """Verdicts by the name of what is tested: starting ranks costs more than running a program, so
@@ -100,7 +100,7 @@ def verdicts(request, tmp_path_factory):
     share, folder = request.param, tmp_path_factory.mktemp("programs")
     sources = {n: sourced(n, folder, "4, seq=16") for n in ("gpt2", "llama", "bert", "mixtral")}
     jobs = {
-        name: programs(name, sources[name], folder, STRATEGIES[i % share :: share])
+        name: programs(name, sources[name], folder, STRATEGIES[7 * i % share :: share])
         for i, name in enumerate(("gpt2", "llama", "bert"))
     }
     jobs["interleaved"] = [
@@ -124,12 +124,13 @@ def verdicts(request, tmp_path_factory):
             SCHEDULED if share == 1 else SCHEDULED[i % 4 : i % 4 + 1],
             schedule,
         )
+        if share == 1 or i % 2
     ]
     jobs["experts"] = programs(
         "mixtral", sources["mixtral"], folder, EXPERTS if share == 1 else EXPERTS[::3]
     )
     for i, name in enumerate(("gpt2", "llama")):
-        layouts = MIXED if share == 1 else MIXED[i::3]
+        layouts = MIXED if share == 1 else MIXED[i::4]
         jobs[f"{name}, mixed"] = mixed(sources[name], folder / f"{name}_mixed", layouts)
     (folder / "broken").mkdir()
     jobs["broken"] = [broken(sources["llama"], folder / "broken")]
@@ -140,7 +141,7 @@ def verdicts(request, tmp_path_factory):
 @pytest.mark.ranks
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
 def test_every_strategy_computes_what_one_process_computes(name, verdicts):
-    assert len(verdicts[name]) >= len(STRATEGIES) // 11
+    assert len(verdicts[name]) >= len(STRATEGIES) // 22
     for verdict in verdicts[name]:
         assert verdict.passed, str(verdict)
 
@@ -154,7 +155,7 @@ def test_stages_of_several_chunks_compute_what_one_process_computes(verdicts):
 
 @pytest.mark.ranks
 def test_every_schedule_computes_what_one_process_computes(verdicts):
-    assert len(verdicts["schedules"]) >= len(SCHEDULES)
+    assert len(verdicts["schedules"]) >= len(SCHEDULES) // 2
     for verdict in verdicts["schedules"]:
         assert verdict.passed, str(verdict)
 
@@ -174,6 +175,6 @@ def test_a_removed_collective_is_noticed(verdicts):
 @pytest.mark.ranks
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_layers_of_one_plan_may_differ(name, verdicts):
-    assert len(verdicts[f"{name}, mixed"]) >= len(MIXED) // 3
+    assert len(verdicts[f"{name}, mixed"]) >= len(MIXED) // 4
     for verdict in verdicts[f"{name}, mixed"]:
         assert verdict.passed, verdict

@@ -213,7 +213,7 @@ def main() -> None:
     root, wanted = Path(sys.argv[1]), sys.argv[2]
     with session() as rank:
         trials = Trials(root, rank)
-        share = 1 if wanted == "all" else 3
+        share = 1 if wanted == "all" else 5
         for number, layout in enumerate({**LAYOUTS, **MORE_LAYOUTS} if share == 1 else LAYOUTS):
             for name in list(RECIPES)[number % share :: share]:
                 trials.recipe(layout, name)
