@@ -6,8 +6,9 @@ import argparse
 import gc
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from ..ir.errors import InfeasibleError, PlaitError
+from ..ir.errors import FileError, InfeasibleError, PlaitError
 from .commands.output import print_json
 from .commands.table import COMMANDS, overview
 from .parser import CommandParser
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = next((part for part in line if not part.startswith("-")), "")
     arguments = command_parser(name).parse_args(line)
     try:
+        _check_output(arguments)
         code = int(arguments.run(arguments))
         gc.freeze()  # what is left is freed with the process, not object by object
         return code
@@ -70,6 +72,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("plait: interrupted", file=sys.stderr)
         return 130
+
+
+def _check_output(arguments: argparse.Namespace) -> None:
+    """Raise FileError before the work, not after it, where its result could not be written."""
+    output = getattr(arguments, "output", None)
+    if output and arguments.command not in ("compile", "kernels"):  # they make folders
+        folder = Path(output).absolute().parent
+        if not folder.is_dir():
+            raise FileError(f"{output}: there is no folder {folder}")
 
 
 if __name__ == "__main__":

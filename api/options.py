@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import inspect
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -12,9 +11,15 @@ from typing import Annotated, Any, NamedTuple, TypeVar, cast, get_args, get_orig
 
 import msgspec
 
+from ..ir.errors import UsageError
+from ..ir.unknown_name import nearest
 from ..planner.question.options import Option, PlanOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+PLAIN = {int: "an int", float: "a number", str: "a text"}  # types that are checked, in words
+OF_OPTIMIZERS = ("lr", "weight_decay", "betas", "eps", "momentum")
 
 
 class DeclaredOption(NamedTuple):
@@ -87,13 +92,35 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
 def check_keywords(
     function: str, keywords: Mapping[str, Any], *, without: tuple[str, ...] = ()
 ) -> None:
-    """Raise TypeError, with the nearest name there is, for a keyword that is not an option."""
+    """Raise TypeError, with the nearest name there is, for a keyword that is not an option, and
+    UsageError for a value of another type than the option's."""
     known = [name for name in declared_options() if name not in without]
-    for name in keywords:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
-            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}; {hint}")
+    for name, value in keywords.items():
+        if name in OF_OPTIMIZERS:
+            hint = f"it is the optimizer's: optimizer_args={{{name!r}: …}}"
+        elif name not in known:
+            near = nearest(name, known)
+            hint = f"did you mean {near!r}?" if near else f"there are: {', '.join(known)}"
+        else:
+            _check_type(declared_options()[name], value)
+            continue
+        raise TypeError(f"{function}() got an unexpected keyword argument {name!r}; {hint}")
+
+
+def _check_type(declared: DeclaredOption, value: Any) -> None:
+    """Raise UsageError for a value that is not of the option's type; parsers check their values, and an
+    optimizer may be a class."""
+    kinds = tuple(k for k in (declared.annotation, *get_args(declared.annotation)) if k in PLAIN)
+    if declared.option.parse or not kinds or value is None or declared.name == "optimizer":
+        return
+    if isinstance(value, (*kinds, int) if float in kinds else kinds) and value is not True:
+        return
+    near = nearest(str(value).rpartition(".")[2], declared.option.choices or ())
+    hint = f"; did you mean {near!r}?" if near else ""
+    names = " or ".join(PLAIN[kind] for kind in kinds)
+    raise UsageError(
+        f"{declared.name}={value!r:.60} is a {type(value).__name__}, not {names}{hint}"
+    )
 
 
 def options_from(keywords: Mapping[str, Any]) -> PlanOptions:

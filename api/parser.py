@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import re
 import sys
 from typing import Any, NoReturn
 
@@ -11,6 +12,8 @@ from ..ir.errors import UsageError
 from ..ir.unknown_name import nearest, unknown_name
 
 MOST_IN_USAGE = 10  # options
+NOT_A_NUMBER = re.compile(r"argument (\S+): invalid (int|float) value: (.*)")
+NO_VALUE = re.compile(r"argument (\S+): expected one argument")
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -31,6 +34,7 @@ class CommandParser(argparse.ArgumentParser):
         self.usage = " ".join(formatter.format_help().split()).replace("%", "%%") + " [options]"
 
     def error(self, message: str) -> NoReturn:
+        message = _plain(message)
         text = f"{self.prog}: {message}\nsee {self.prog} --help"
         print(text, file=sys.stderr)
         sys.exit(UsageError.exit_code)
@@ -59,3 +63,13 @@ class CommandParser(argparse.ArgumentParser):
             near = nearest(name, [flag for flag in flags if flag.startswith("--")])
             hint = f"; did you mean {near}?" if near else ""
             self.error(f"unknown option {name}{hint}")
+
+
+def _plain(message: str) -> str:
+    """A message of argparse in other words, where its own speak of Python's types."""
+    if match := NOT_A_NUMBER.fullmatch(message):
+        name, kind, value = match.groups()
+        return f"{name} takes a {'whole ' if kind == 'int' else ''}number, not {value}"
+    if match := NO_VALUE.fullmatch(message):
+        return f"{match[1]} needs a value; one that begins with - is written {match[1]}=-1"
+    return message

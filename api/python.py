@@ -12,6 +12,7 @@ from ..ir.model.model import Model
 from ..ir.plan import plan as ir
 from ..ir.plan.placement import Placement
 from .options import check_keywords, takes_options
+from .parallel.argument_checks import check_cluster, check_model, check_settings, check_training
 from .plans.plan_object import Plan, with_methods
 from .plans.plan_request import plan_request
 
@@ -51,6 +52,8 @@ def trace(
     from ..ir.capture import trace as trace_model
     from ..ir.lowering.cast import with_half
 
+    check_model(model, batch)
+
     def traced_in(precision: str | None) -> Model:
         settings = {"name": name, "batch_size": batch_size, "precision": precision}
         return trace_model(model, batch, loss_fn, **settings)
@@ -84,6 +87,9 @@ def plan(
     from .plans.optimizer_profile import optimizer_profile
 
     check_keywords("plan", options)
+    if not isinstance(model, Model):
+        check_model(model, batch)
+    check_cluster(cluster)
     if isinstance(cluster, str):
         cluster = load_any_cluster(cluster)
     options["optimizer"] = optimizer_profile(
@@ -144,16 +150,15 @@ def parallelize(
     check_keywords("parallelize", options, without=OTHERWISE_GIVEN)
     if options and plan != "auto":
         raise UsageError(f"{next(iter(options))} is an option of planning, and a plan is given")
-    parts, kernels = inputs == "local", _kernels(compile)
-    plans = ChosenPlans(plan, tuple(other_plans))
-    request = ProgramRequest(unwrapped(model), batch, loss_fn, plans, cluster, parts, kernels)
-    settings = {
-        "nonfinite": nonfinite,
-        "seed": seed,
-        "weights": weights,
-        "watch": WatchOptions(timeout_seconds, Path(dump_folder)),
-        "check_every": check_every,
-    }
+    check_model(model, batch)
+    check_training(model, optimizer_args, plan, cluster)
+    check_settings(inputs, nonfinite, timeout_seconds, check_every)
+    plans, kernels = ChosenPlans(plan, tuple(other_plans)), _kernels(compile)
+    module, parts = unwrapped(model), inputs == "local"
+    request = ProgramRequest(module, batch, loss_fn, plans, cluster, parts, kernels)
+    watch = WatchOptions(timeout_seconds, Path(dump_folder))
+    settings: dict[str, Any] = {"nonfinite": nonfinite, "seed": seed, "weights": weights}
+    settings |= {"watch": watch, "check_every": check_every}
     return _opened(request, Optimizing(optimizer, optimizer_args, param_groups), options, settings)
 
 

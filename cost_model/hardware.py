@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import itertools
 import os
 import re
 from functools import cache
@@ -180,14 +179,22 @@ def _at_rate(network: PresetLink, gbit: float, source: str) -> PresetLink:
 
 def _unknown_cluster(spec: str, name: str) -> UsageError:
     known = [*presets(), *cloud_shapes()]
-    kind = name.strip().lstrip("0123456789 *x")  # 8h100, 8*h100
-    count = "".join(itertools.takewhile(str.isdigit, name.strip()))
-    meant = f" did you mean {count}x{kind}?" if count and kind in presets() else ""
+    text = spec.strip().lower()
+    kind = name.strip().lower().lstrip("0123456789 *x")  # 8h100, 8*h100
+    factors = text[: text.rfind(kind)].replace("*", "x").replace(" ", "").rstrip("x")
+    shorter = [k for k in presets() if kind.startswith(k)]  # h200-sxm
+    meant = ""
+    if kind.startswith("local"):
+        meant = " did you mean local:4?"
+    elif shorter:
+        longest = max(shorter, key=len)
+        meant = f" did you mean {factors}x{longest}?" if factors else f" did you mean {longest}?"
     longer = [k for k in known if kind and k.startswith(kind)]
     near = longer or difflib.get_close_matches(name, known, 3, 0.3)
+    kinds = f"kinds: {', '.join(near)}" if near else "`plait clusters` lists the kinds"
     return UsageError(
         f"unknown cluster {spec!r};{meant} write factors and a kind, as in 8x8xh100, 16x8xh100@400, "
-        f"gb200x72, local:4 or file.toml; kinds: {', '.join(near or known)}"
+        f"gb200x72, local:4 or file.toml; {kinds}"
     )
 
 

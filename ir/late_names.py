@@ -12,7 +12,11 @@ def late_names(package: str, modules: "Mapping[str, str]") -> "Callable[[str], A
 
     def load(name: str) -> "Any":
         if name not in modules:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+            from .unknown_name import nearest
+
+            near = None if name.startswith("_") else nearest(name, modules)
+            hint = f"; did you mean {near}?" if near else ""
+            raise AttributeError(f"module {package!r} has no attribute {name!r}{hint}")
         from importlib import import_module  # costs a module, as above
 
         return getattr(import_module(modules[name], package), name)

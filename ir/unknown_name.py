@@ -114,7 +114,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str], where: str = "") ->
     """The message for a name that is not among the known ones: `unknown role 'fsdp': did you mean
     zero3? known: pp, dp, …`."""
     known = list(known)
-    near = nearest(name, known)
+    near, parts = nearest(name, known), name.split()
+    if len(parts) > 1 and set(parts) <= set(known):
+        near = ",".join(parts)
     hint = f" did you mean {near}?" if near else ""
     return f"{where}{': ' if where else ''}unknown {kind} {name!r:.80};{hint} known: {', '.join(known)}"
 

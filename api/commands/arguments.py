@@ -53,6 +53,14 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def source_of(arguments: argparse.Namespace) -> ModelSource:
     """The source of `add_source`'s arguments."""
+    from ...ir.errors import UsageError
     from ..formats.model_source import ModelSource
 
-    return ModelSource(arguments.source, arguments.batch, arguments.seq)
+    source = arguments.source
+    for flag, value in (("--batch", arguments.batch), ("--seq", arguments.seq)):
+        if value is not None and not source.startswith("hf:"):
+            raise UsageError(
+                f"{flag} {value} is for hf: sources: {source} has its own batch; --global-batch sets "
+                "the samples of a step"
+            )
+    return ModelSource(source, arguments.batch, arguments.seq)

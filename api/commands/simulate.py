@@ -14,7 +14,7 @@ from ...cost_model.what_if import Conditions, LostLink, SimulatedStep, simulate_
 from ...ir.errors import UsageError
 from ...ir.plan.plan import Plan
 from ...ir.text.summary import schedule
-from ...ir.text.units import seconds
+from ...ir.text.units import micro_batches, seconds
 from .arguments import add_engine, add_json, add_plan_source, plan_of
 from .output import print_json
 
@@ -118,8 +118,8 @@ def _number(text: str, where: str) -> float:
 def _runs_text(plan: Plan, planned: SimulatedStep, changed: SimulatedStep) -> Iterator[str]:
     """Step and bubble as planned and as changed, then every stage over time."""
     more = changed.step_seconds / planned.step_seconds - 1
-    micro_batches = f"{plan.micro_batches} micro-batches"
-    yield f"{plan.strategy_text}, {micro_batches}, {schedule(plan)}, on {plan.cluster}"
+    count = micro_batches(plan.micro_batches)
+    yield f"{plan.strategy_text}, {count}, {schedule(plan)}, on {plan.cluster}"
     yield ""
     yield f"{'':<22}{'as planned':>12}{'changed':>12}"
     for name, before, after in (

@@ -120,6 +120,8 @@ def trace_error(error: BaseException) -> TraceError:
             "eager one; for layers skipped at random: layerdrop 0)"
         )
     text = str(error).strip().split("\n")[0] or "no message"
+    if isinstance(error, TypeError) and "forward()" in text:
+        text += "; a tuple is the model's positional arguments, a dict its keyword arguments"
     return TraceError(f"{where}: {type(error).__name__}: {text}")
 
 

@@ -18,6 +18,8 @@ T = TypeVar("T")
 VERSION = 2
 MOST_BYTES = 256 << 20
 DEEPEST = 200
+# Commands that write a format, for messages about another one.
+WRITERS = {"plait/model": "trace", "plait/plan": "plan", "plait/placement": "place"}
 LONGEST_TEXT = 1 << 16  # characters of one string
 SURROGATE = re.compile(r"\\u[dD][89abABcdefCDEF]")
 TOKENS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)  # strings whole, brackets outside
@@ -41,7 +43,7 @@ def load(data: bytes, kind: type[T], format_: str) -> T:
     body = cast("dict[str, Any]", parsed)
     found, version = body.pop("format", None), body.pop("version", None)
     if found != format_:
-        raise FileError(f"$.format: {found!r:.60} where {format_!r} is expected")
+        raise FileError(_other_format(found, format_))
     if version not in (1, VERSION) or type(version) is not int:
         known = f"this reads versions 1 and {VERSION}"
         raise FileError(f"$.version: {version!r:.60} is not known; {known}")
@@ -55,6 +57,15 @@ def load(data: bytes, kind: type[T], format_: str) -> T:
         raise FileError(f"$: {str(error)[:200]}") from None
     _refuse_unknown(body, value, "$")
     return value
+
+
+def _other_format(found: Any, expected: str) -> str:
+    """The message for a file of another format, or of none."""
+    kind = expected.removeprefix("plait/")
+    written = f" (`plait {WRITERS[expected]}` writes one)" if expected in WRITERS else ""
+    if isinstance(found, str) and found.startswith("plait/"):
+        return f"$.format: a {found[6:66]}, where a {kind} is expected{written}"
+    return f"$.format: {found!r:.60} where {expected!r} is expected{written}"
 
 
 def _refuse_unknown(data: Any, value: Any, path: str) -> None:

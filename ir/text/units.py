@@ -32,6 +32,8 @@ def parse_memory(memory: int | str | None) -> int | None:
     """An amount of memory as bytes; text (`72GiB`) is parsed. Raises UsageError, also for a number
     without a unit that can hardly be meant in bytes."""
     if not isinstance(memory, str):
+        if memory is not None and 0 <= memory < LEAST_MEMORY:
+            raise UsageError(f"{memory} of memory are bytes; write '{memory}GiB' or '{memory}GB'")
         return memory
     amount = parse_bytes(memory)
     if amount < LEAST_MEMORY and memory.strip()[-1:].isdigit():

@@ -63,7 +63,9 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def comma_separated(value: str | Sequence[str]) -> tuple[str, ...]:
-    return tuple(value.split(",") if isinstance(value, str) else value)
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(","))
+    return tuple(value)
 
 
 def parse_pins(value: str | Sequence[str | Pin]) -> tuple[Pin, ...]:
@@ -306,6 +308,12 @@ class PlanOptions(msgspec.Struct, frozen=True):
             )
         if self.schedule != "auto":
             schedule_named(self.schedule)
+        staged = any(pin.strategy.stages > 1 for pin in self.pins)
+        if self.schedule not in ("auto", "1f1b") and self.pins and not staged:
+            raise UsageError(
+                f"schedule {self.schedule} is of a pipeline, and pin {self.pins[0].strategy} has no "
+                "stages: add pp, as in pp=2"
+            )
         if self.objective not in OBJECTIVES:
             raise UsageError(unknown_name("objective", self.objective, OBJECTIVES))
         for what, amount in (("budget", self.budget), ("at_least", self.at_least)):

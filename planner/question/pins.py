@@ -11,7 +11,7 @@ import msgspec
 from ...ir.errors import UsageError
 from ...ir.model.model import Model
 from ...ir.plan.memory_action import MemoryAction
-from ...ir.plan.strategy import Strategy, parse_strategy
+from ...ir.plan.strategy import ROLES, Strategy, parse_strategy
 from .candidate import Decision
 
 RANGE = re.compile(r"(.*)\[(\d+)-(\d+)\](.*)")
@@ -58,6 +58,8 @@ def pin_all(strategy_text: str) -> tuple[Pin, ...]:
 def parse_pin(text: str) -> Pin:
     """Parse `GLOB:STRATEGY`, or `STRATEGY` for all layers; raises UsageError for a bad strategy."""
     glob, colon, strategy_text = text.rpartition(":")
+    if glob in ROLES and strategy_text.isdecimal():
+        raise UsageError(f"pin {text!r}: write {glob}={strategy_text}")
     return Pin(glob if colon else "*", parse_strategy(strategy_text))
 
 

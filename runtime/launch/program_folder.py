@@ -21,6 +21,11 @@ MODEL = "model.json"  # the traced model beside a compiled program
 def read_table(folder: Path) -> ProgramTable:
     """The table of a program; raises FileError when it is not one."""
     path = folder / "table.json"
+    if folder.is_file():
+        raise FileError(
+            f"{folder} is a file, not the folder of a program: "
+            f"`plait compile {folder} SOURCE -o program` writes one of a plan"
+        )
     if not path.is_file():
         raise FileError(
             f"{path}: no such file; `plait compile PLAN SOURCE -o {folder}` writes a program"

@@ -1,11 +1,16 @@
-"""Likely mistakes on the command line: the error names what was meant, in one or two lines."""
+"""Likely mistakes: the error names what was meant, at the command line in one or two lines."""
 
+import re
 import shlex
 
 import pytest
+import torch
+from torch import nn
 
+import plait
 from plait.api.cli import command_parser, main
 from plait.api.commands.table import COMMANDS
+from plait.ir.errors import UsageError
 from plait.tests.paths import EXAMPLES, LLAMA
 
 HF = f"hf:{EXAMPLES / 'configs' / 'gpt2.json'}"
@@ -67,9 +72,53 @@ MISTAKES = {
     f"trace {HF} --seq 0": "0 tokens in a sample: there must be 1 or more",
     "view model.json --format perfetto": "did you mean chrome-trace?",
     "export plan.json --to megatron-core": "unknown engine 'megatron-core'; did you mean megatron?",
-    "explain model.json": "'plait/model' where 'plait/plan' is expected",
+    "explain model.json": "a model, where a plan is expected (`plait plan` writes one)",
+    "run model.json": "model.json is a file, not the folder of a program",
+    f"{PLAN} -o none/plan.json": "none/plan.json: there is no folder",
+    f"{PLAN} --batch 4": "--batch 4 is for hf: sources",
+    f"{PLAN} --global-batch 64k": "--global-batch takes a whole number, not '64k'",
+    f"{PLAN} --time-limit 5min": "--time-limit takes a number, not '5min'",
+    f"{PLAN} --memory -4GiB": "--memory needs a value",
+    f"{PLAN} --roles 'dp tp'": "did you mean dp,tp?",
+    f"{PLAN} --pin tp:4": "write tp=4",
+    f"{PLAN} --pin dp=4 --schedule zb-h1": "pin dp=4 has no stages: add pp",
+    "plan model.json --cluster 2x8xh200-sxm": "did you mean 2x8xh200?",
+    "plan model.json --cluster local": "did you mean local:4?",
+    "plan model.json --cluster 8": "`plait clusters` lists the kinds",
+    "plan hf:gpt2 --cluster 4xh100": "hf: takes the config.json",
     "compile model.json": "arguments are required: SOURCE",
 }
+
+
+IN_PYTHON = {  # arguments of `parallelize` beside or instead of the model and its batch
+    "the model comes first": {"model": {}, "batch": nn.ReLU()},
+    "model is the class ReLU: give one of it": {"model": nn.ReLU},
+    "there is nothing to train": {"model": nn.ReLU()},
+    "it is the optimizer's: optimizer_args={'lr': …}": {"lr": 1e-3},
+    "give a dict, as in {'lr': 3e-4}": {"optimizer_args": 3e-4},
+    "did you mean 'micro_batches'?": {"mirco_batches": 2},
+    "did you mean 'pin'?": {"strategy": "dp=2"},
+    "did you mean 'precision'?": {"dtype": "bf16"},
+    "precision=torch.bfloat16 is a dtype, not a text; did you mean 'bf16'?": {
+        "precision": torch.bfloat16
+    },
+    "micro_batches=2.0 is a float, not an int": {"micro_batches": 2.0},
+    "a strategy is pin='dp=2'": {"plan": "dp=2"},
+    "write '8xh100', or 'local:8'": {"cluster": 8},
+    "unknown inputs 'locl'; did you mean local?": {"inputs": "locl"},
+    "unknown nonfinite 'skipp'; did you mean skip?": {"nonfinite": "skipp"},
+    "timeout_seconds='60' is no number of seconds": {"timeout_seconds": "60"},
+    "check_every=-2 is no number of steps": {"check_every": -2},
+}
+
+
+@pytest.mark.parametrize("message", IN_PYTHON)
+def test_python_says_what_was_meant(message):
+    arguments = {"model": nn.Linear(2, 2), "batch": torch.zeros(2, 2)} | IN_PYTHON[message]
+    with pytest.raises((UsageError, TypeError), match=re.escape(message)):
+        plait.parallelize(**arguments)
+    with pytest.raises(AttributeError, match="did you mean parallelize"):
+        plait.paralelize  # noqa: B018
 
 
 @pytest.fixture(scope="module")

@@ -253,7 +253,10 @@ def _failing(source: str) -> Iterator[None]:
 def read_configuration(path: Path) -> dict[str, Any]:
     """Read a transformers configuration file as a dict. Raises UsageError, FileError."""
     if not path.is_file():
-        raise UsageError(f"hf:{path}: there is no file {path}")
+        raise UsageError(
+            f"hf:{path}: there is no file {path}; hf: takes the config.json of a transformers model "
+            "that is here: nothing is downloaded"
+        )
     if os.path.getsize(path) > configuration.MAXIMUM_BYTES:
         raise FileError(f"{path}: a configuration has at most {configuration.MAXIMUM_BYTES} bytes")
     try:
