@@ -11,14 +11,13 @@ def late_names(package: str, modules: "Mapping[str, str]") -> "Callable[[str], A
     a dot, inside the package."""
 
     def load(name: str) -> "Any":
-        if name not in modules:
-            from .unknown_name import nearest
+        from importlib import import_module  # costs a module, as above
 
+        if name not in modules:
+            nearest = import_module("plait.ir.unknown_name").nearest
             near = None if name.startswith("_") else nearest(name, modules)
             hint = f"; did you mean {near}?" if near else ""
             raise AttributeError(f"module {package!r} has no attribute {name!r}{hint}")
-        from importlib import import_module  # costs a module, as above
-
         return getattr(import_module(modules[name], package), name)
 
     return load
