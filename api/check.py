@@ -43,13 +43,12 @@ def _check_json(path: Path) -> str:
     data = read_bytes(path)
     with naming(path):
         parsed = parse(data)
-    if isinstance(parsed, dict) and "pp_deg" in cast("dict[str, Any]", parsed):
-        from .formats.galvatron_files import verify_fields
+        if isinstance(parsed, dict) and "pp_deg" in cast("dict[str, Any]", parsed):
+            from .formats.galvatron_files import verify_fields
 
-        with naming(path):
             verify_fields(cast("object", parsed))
-        return "strategy of Galvatron's"
-    kind = files.format_of(path)
+            return "strategy of Galvatron's"
+        kind = files.known_format(parsed)
     if kind == GRAPH_FORMAT:
         files.read_graph(path)
         return kind

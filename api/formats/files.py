@@ -65,14 +65,19 @@ def read_graph(path: Path) -> PlacementGraph:
 
 def format_of(path: Path) -> str:
     """The format that a file names; raises FileError where it names none that is known."""
-    data, known = read_bytes(path), (*KINDS, GRAPH_FORMAT)
+    data = read_bytes(path)
     with naming(path):
-        parsed = parse(data)
-        if not isinstance(parsed, dict):
-            raise FileError("$: not a JSON object")
-        head = cast("dict[str, Any]", parsed).get("format")
-        if head not in known:
-            raise FileError(f"$.format: {head!r:.60} is none of {', '.join(known)}")
+        return known_format(parse(data))
+
+
+def known_format(parsed: object) -> str:
+    """The format that a JSON value names; raises FileError where it names none that is known."""
+    if not isinstance(parsed, dict):
+        raise FileError("$: not a JSON object")
+    known = (*KINDS, GRAPH_FORMAT)
+    head = cast("dict[str, Any]", parsed).get("format")
+    if head not in known:
+        raise FileError(f"$.format: {head!r:.60} is none of {', '.join(known)}")
     return str(head)
 
 

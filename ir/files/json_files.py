@@ -22,7 +22,9 @@ DEEPEST = 200
 WRITERS = {"plait/model": "trace", "plait/plan": "plan", "plait/placement": "place"}
 LONGEST_TEXT = 1 << 16  # characters of one string
 SURROGATE = re.compile(r"\\u[dD][89abABcdefCDEF]")
-TOKENS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)  # strings whole, brackets outside
+# strings whole, brackets outside
+TOKENS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
+STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}  # of depth
 
 
 def dump(value: Any, format_: str) -> bytes:
@@ -113,12 +115,14 @@ def parse(data: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise FileError(f"$: not UTF-8 (byte {error.start})") from None
     depth = 0
-    for token in TOKENS.finditer(text):
-        depth += (token[0] in "[{") - (token[0] in "]}")
-        if len(token[0]) > LONGEST_TEXT:
-            raise FileError(f"$…{token[0][:30]}: a text of more than {LONGEST_TEXT} characters")
-        if depth > DEEPEST:
-            raise FileError(f"$: nested deeper than {DEEPEST}")
+    for match in TOKENS.finditer(text):
+        token = match[0]
+        if token in STEPS:
+            depth += STEPS[token]
+            if depth > DEEPEST:
+                raise FileError(f"$: nested deeper than {DEEPEST}")
+        elif len(token) > LONGEST_TEXT:
+            raise FileError(f"$…{token[:30]}: a text of more than {LONGEST_TEXT} characters")
     try:
         value = json.loads(
             text,

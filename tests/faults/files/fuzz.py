@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import io
 import itertools
 import random
@@ -216,6 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
     with session("gloo"), tempfile.TemporaryDirectory(prefix="plait-mutants-") as folder:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             found = subjects(Path(folder), kinds)
+        gc.freeze()  # collections look at what a command leaves, not at all of torch
         print(HEADER)
         for of_kind in (list(g) for _, g in itertools.groupby(found, lambda s: s.kind.split()[0])):
             for subject in of_kind:
