@@ -35,6 +35,7 @@ from .execution.metrics import StepMeter, StepMetrics
 from .execution.rank_parts import check_same_batch, global_batch, refuse_autocast
 from .execution.variants import Mode, Variants, give_back, refresh, updated_buffers
 from .launch.program_folder import read_table
+from .launch.program_text import ProgramText
 from .launch.session import check_ranks, default_device
 from .state import optimizer as optimizers
 from .state import unsharded
@@ -64,7 +65,7 @@ class ProgramStart(NamedTuple):
     seed: int
 
 
-class Program:
+class Program(ProgramText):
     """A compiled program on this rank; every rank makes the same calls in the same order."""
 
     def __init__(
@@ -82,8 +83,7 @@ class Program:
         self.whole_update: Counts | None = Counts(0, 0)  # of the last one; None inside one
         self.reopen: Reopen | None = None
         self.last: tuple[CompiledStep, Batch] | None = None  # where a search may need it
-        self.loss_is_finite = True
-        self.stop_requested = self.stopping = False
+        self.loss_is_finite, self.stop_requested, self.stopping = True, False, False
         self.divided: frozenset[BatchPath] | None = None  # tensors of which each rank gives a part
         self.stale: StaleWarning | None = None
         initial = InitialValues(module, seed, start.weights)

@@ -42,12 +42,14 @@ class Plan(ir.Plan, frozen=True):
         return comparison(self, plan_with_strategy(self, traced, strategy))
 
     def __repr__(self) -> str:
+        from ...ir.text.summary import fullest_stage
         from ...ir.text.units import gib, seconds
 
+        fullest = fullest_stage(self)
         return (
             f"<plait.Plan {self.model} on {self.cluster.name}: {self.strategy}, "
-            f"{seconds(self.step_seconds)}/step, {gib(self.peak_bytes)} of "
-            f"{gib(self.memory_limit_of(0))}>"
+            f"{seconds(self.step_seconds)}/step, {gib(self.stages[fullest].peak_bytes)} of "
+            f"{gib(self.memory_limit_of(fullest))}>"
         )
 
     def __dir__(self) -> list[str]:

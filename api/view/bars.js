@@ -37,12 +37,13 @@ function amounts(node, bar, colour, show) {
 }
 function totalOf(bar) { return bar.parts.reduce((sum, part) => sum + part[1], 0); }
 function busyOf(bar) { return totalOf({ parts: bar.parts.filter(p => p[0] !== "waiting") }); }
-// A budget that would press the bars into slivers is not drawn.
-function drawnLimit(limit, list) { return Math.max(...list.map(totalOf)) >= 0.04 * limit ? limit : 0; }
+// A budget that would press the bars into slivers, at less than a share of it, is not drawn.
+const LEAST_SHARE = 0.2;
+function drawnLimit(limit, list, share = LEAST_SHARE) { return Math.max(...list.map(totalOf)) >= share * limit ? limit : 0; }
 
-function bars(node, list, colour, show, limit, cursor) {
+function bars(node, list, colour, show, limit, cursor, share) {
   const budget = limit, over = (bar, total) => budget && total > (bar.limit_bytes || budget);
-  limit = drawnLimit(Math.max(limit, ...list.map(bar => bar.limit_bytes || 0)), list);
+  limit = drawnLimit(Math.max(limit, ...list.map(bar => bar.limit_bytes || 0)), list, share);
   const most = Math.max(limit, ...list.map(totalOf)) * (limit ? 1.03 : 1) || 1;
   const grid = make("div", node, undefined, "bars");
   list.forEach(bar => {

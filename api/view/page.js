@@ -21,7 +21,7 @@ function verdict(parent, text, fits) {
   line.appendChild(document.createTextNode(text.slice(end)));
 }
 function headroom(parent, report) {
-  bars(parent, [report.headroom], termColour, bytes, report.memory_limit_bytes, new Cursor());
+  bars(parent, [report.headroom], termColour, bytes, report.memory_limit_bytes, new Cursor(), 0.02);
   const row = parent.querySelector(".bars > .right:last-child");
   row.textContent += ` of ${bytes(report.memory_limit_bytes)}`;
 }

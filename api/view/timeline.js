@@ -1,5 +1,5 @@
 // When: who computes, sends and waits, and what every stage then holds; one zoomable axis for both.
-const KINDS = { F: ["forward", FORWARD], B: ["backward", BACKWARD], I: ["backward of inputs", BACKWARD], W: ["backward of weights", "#235a8c"], S: ["gradient sync", SENDS], T: ["transfer", SENDS], O: ["optimizer", "#7d8590"] };
+const KINDS = { F: ["forward", FORWARD], B: ["backward", BACKWARD], I: ["backward of inputs", BACKWARD], W: ["backward of weights", "#7a6cc0"], S: ["gradient sync", SENDS], T: ["transfer", SENDS], O: ["optimizer", "#7d8590"] };
 const COMPUTES = "FBIW", SIGNS = { F: 1, B: -1, W: -1 }; // what a slot adds to the micro-batches that wait for backward
 const LABELS = 26, PARTS = 54, SINGLE = 6; // pixels of a slot from which it is named, taken apart, drawn alone
 
@@ -187,7 +187,7 @@ function timelineChart(node, report, cursor, traffic) {
   }
   function memory(pen, width) {
     const top = chart.top, highest = Math.max(...curves.map(c => c.most)), whole = report.memory.some(bar => bar.limit_bytes) ? 0 : report.memory_limit_bytes;
-    const budget = highest >= 0.04 * whole ? whole : 0, most = Math.max(budget, highest) * 1.06, y = amount => top + chart.height * (1 - amount / most);
+    const budget = highest >= LEAST_SHARE * whole ? whole : 0, most = Math.max(budget, highest) * 1.06, y = amount => top + chart.height * (1 - amount / most);
     pen.font = `12px ${FONT}`;
     pen.fillStyle = names.ink;
     pen.fillText(fitted(`Memory over time, by ${report.part}` + (budget ? "; dashed: budget" : whole ? `; the budget, ${bytes(whole)}, is far above` : ""), width - left, 12), left, top - 16);

@@ -218,6 +218,13 @@ class Model(msgspec.Struct, frozen=True):
     outputs: tuple[str, ...] = ()
     half: Model | None = None
 
+    def __repr__(self) -> str:
+        weights = sum(p.type.elements for p in self.parameters if p.kind == "parameter")
+        return (
+            f"<plait.Model {self.name}: {weights:,} parameters, {len(self.functions)} functions, "
+            f"{len(self.calls)} calls, batch {self.batch}>"
+        )
+
     def batch_only_calls(self) -> frozenset[int]:
         """Calls that depend on the batch alone: they run once per step, before any micro-batch."""
         functions = {f.name: f for f in self.functions}

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 from ..model.model import Call, Model
 from ..plan.memory_action import MemoryAction
-from ..plan.plan import Layers, Plan
+from ..plan.plan import Alternative, Layers, Plan
 from ..plan.schedules.registry import schedule_text
 from .units import count, gib, micro_batches, seconds
+
+AS_FAST = 0.01  # of a step: nearer plans are not known to differ
 
 
 def model_summary(model: Model) -> str:
@@ -68,7 +70,7 @@ def plan_summary(plan: Plan) -> str:
     p, fullest = plan.prediction, fullest_stage(plan)
     peak, limit = plan.stages[fullest].peak_bytes, plan.memory_limit_of(fullest)
     lines = [
-        f"plan for {one_line(plan.model)} on {plan.cluster.name} ({plan.mesh.size} devices)   "
+        f"plan for {one_line(plan.model)} on {plan.cluster.name} ({_devices(plan)})   "
         f"fits: {gib(peak)} of {gib(limit)}   {seconds(p.step_seconds)}/step   "
         f"{100 * p.mfu:.1f} % MFU",
         f"  strategy  {plan.strategy_text}   global batch {plan.global_batch}, "
@@ -91,18 +93,14 @@ def plan_summary(plan: Plan) -> str:
     host = max(stage.host_bytes for stage in plan.stages)
     if host:
         lines.append(f"  host      {gib(host)} of its memory for each device")
-    fitting = [a for a in plan.alternatives if a.fits][:3]
-    if fitting:
-        lines.append(
-            "  next best "
-            + "; ".join(
-                _alternative(plan, a.name, a.micro_batches, a.memory, a.step_seconds)
-                for a in fitting
-            )
-        )
+    lines += _alternatives(plan)
     searched = "in the searched space" if plan.complete else "when the search was stopped"
     lines.append(f"  {plan.status} {searched} under the cost model, gap {plan.gap:.2%}")
     return "\n".join(lines)
+
+
+def _devices(plan: Plan) -> str:
+    return f"{plan.mesh.size} device{'' if plan.mesh.size == 1 else 's'}"
 
 
 def costs_of_step(plan: Plan) -> str:
@@ -118,9 +116,26 @@ def schedule(plan: Plan) -> str:
     return schedule_text(plan.schedule, plan.chunks_per_stage)
 
 
-def _alternative(plan: Plan, name: str, micro: int, memory: str, step: float) -> str:
-    slower = 100 * (step / plan.prediction.step_seconds - 1)
-    return f"{name} ×{micro} {memory} ({slower:+.1f} %)"
+def _alternatives(plan: Plan) -> Iterator[str]:
+    """The fastest that fits and was not taken, with the reason, and what comes next best."""
+    step = plan.prediction.step_seconds
+    fitting = [a for a in plan.alternatives if a.fits]
+    faster = [a for a in fitting if a.step_seconds < step]
+    slower = [a for a in fitting if a.step_seconds >= step]
+    if faster:
+        fastest = min(faster, key=lambda a: a.step_seconds)
+        near = fastest.step_seconds >= step * (1 - AS_FAST)
+        label, reason = (
+            ("as fast", "too near to tell apart") if near else ("faster", "which was not asked for")
+        )
+        yield f"  {label:<9} {_alternative(plan, fastest)}, {reason}"
+    if slower:
+        yield "  next best " + "; ".join(_alternative(plan, a) for a in slower[:3])
+
+
+def _alternative(plan: Plan, a: Alternative) -> str:
+    slower = 100 * (a.step_seconds / plan.prediction.step_seconds - 1)
+    return f"{a.name} ×{a.micro_batches} {a.memory} ({slower:+.1f} %)"
 
 
 def fullest_stage(plan: Plan) -> int:

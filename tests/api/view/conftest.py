@@ -23,7 +23,7 @@ PLANS: dict[str, tuple[str, ...]] = {
     ),
     "experts": (
         *(f"hf:{CONFIGS / 'mixtral-8x7b.json'}", "--global-batch", "256", *TRAIN, "8x8xh100"),
-        *("--pin", "*:pp=4,zero1=2,ep=8"),
+        *("--pin", "*:pp=4,zero1=2,ep=8", "--schedule", "zb-h1"),
     ),
     "deepseek": (
         *(f"hf:{CONFIGS / 'deepseek-v3.json'}", "--global-batch", "3840", *TRAIN, "256x8xh100"),

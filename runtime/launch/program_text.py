@@ -1,0 +1,40 @@
+"""How a program shows itself: a line, a text, and the names that completion offers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.distributed as dist
+from torch import device
+
+from ...ir.plan.program import ProgramTable
+
+# What a training script uses; all else is there for the program itself.
+PUBLIC = frozenset(
+    "clip_grad_norm device eval finish_saving forward_backward full_gradients load load_checkpoint "
+    "load_into loss_scale meter metrics nonfinite on_step open optimizer optimizer_step plan "
+    "request_stop resume samples save seed state_dict step steps stop_requested zero_grad".split()
+)
+
+
+class ProgramText:
+    """Texts of a program on this rank."""
+
+    table: ProgramTable
+    device: device
+    steps: int
+    meter: Any
+
+    def __repr__(self) -> str:
+        ranks = self.table.mesh.size
+        return (
+            f"<plait.Program {self.table.model}: {self.table.mesh}, rank {dist.get_rank()} of {ranks} "
+            f"on {self.device}, {self.steps} step{'' if self.steps == 1 else 's'} done>"
+        )
+
+    def __str__(self) -> str:
+        plan = self.meter.plan
+        return repr(self) if plan is None else f"{self!r}\n{plan}"
+
+    def __dir__(self) -> list[str]:
+        return sorted(PUBLIC)
