@@ -14,6 +14,7 @@ from ...ir.model.model import Model
 from ...ir.passes import Observer, run
 from ...ir.plan.program import ModuleFacts
 from . import files
+from .trace_cache import cached_trace
 
 
 class ModelSource(NamedTuple):
@@ -118,21 +119,38 @@ def load_model(
     """Trace or read the model of a source (see `ModelSource`); `observer` is shown what passes give.
     Raises FileError, UsageError and TraceError."""
     if not ModelSource(source).is_file:
-        from ...ir.capture import load_source, trace
+        settings = (batch, seq, global_batch, precision)
 
-        traced = load_source(source, batch=batch, seq=seq)
-        return trace(
-            traced.model,
-            traced.batch,
-            traced.loss_fn,
-            batch_size=global_batch,
-            precision=precision,
-            observer=observer,
-        )
+        def traced(observer: Observer | None = None) -> Model:
+            return _trace(source, settings, observer)
+
+        is_configuration = ModelSource(source).is_data
+        if observer is not None or not is_configuration:
+            return traced(observer)
+        return cached_trace(Path(source[3:]), settings, traced)
     model = read_model(Path(source))
     if global_batch is not None and global_batch != model.batch:
         model = run(Rescale(global_batch), model, observer)
     return in_precision(model, precision, observer)
+
+
+def _trace(
+    source: str,
+    settings: tuple[int | None, int | None, int | None, str | None],
+    observer: Observer | None,
+) -> Model:
+    from ...ir.capture import load_source, trace
+
+    batch, seq, global_batch, precision = settings
+    built = load_source(source, batch=batch, seq=seq)
+    return trace(
+        built.model,
+        built.batch,
+        built.loss_fn,
+        batch_size=global_batch,
+        precision=precision,
+        observer=observer,
+    )
 
 
 def read_model(path: Path) -> Model:

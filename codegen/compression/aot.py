@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from ...ir.compression.kernel import CompressionKernel, KernelPipeline
 from ...ir.errors import UsageError
-from .compile_cache import CompileCache
+from ...ir.files.private_cache import PrivateCache
 from .triton import PRELUDE, arguments, kernel_signature, source
 
 FORMAT = "plait/compiled-kernel 2"
@@ -47,7 +47,7 @@ class KernelCompiler:
     """Compiles the kernels of pipelines, equal ones once, and caches results in `directory`."""
 
     def __init__(self, pipelines: Sequence[KernelPipeline], directory: Path) -> None:
-        self.cache = CompileCache(directory)
+        self.cache = PrivateCache(directory)
         self.text = source(*pipelines)
         self.module: ModuleType | None = None
 

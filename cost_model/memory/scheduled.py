@@ -82,7 +82,8 @@ def _enough(schedule: str, stages: int, micro_batches: int) -> int:
 def _counts(
     schedule: str, stages: int, number: int, micro_batches: int, chunks: int
 ) -> dict[tuple[StepKind, bool, int], NDArray[np.float64]]:
-    """`live_counts` by the kind of the step, whether gradients of an earlier one exist, and chunk."""
+    """`live_counts` by the kind of the step, whether gradients of an earlier one exist, and chunk; none
+    that another one exceeds."""
     rows = build_rows(schedule, stages, micro_batches, chunks)
     counts = live_counts(rows, number, chunks)
     first = next(at for at, (kind, _, _) in enumerate(rows[number]) if kind in "BW")
@@ -90,7 +91,32 @@ def _counts(
     for at, (kind, chunk, _) in enumerate(rows[number]):
         step = "F" if kind == "F" else "W" if kind == "W" else "B"
         groups.setdefault((step, at > first, chunk), []).append(at)
-    return {group: np.unique(counts[steps], axis=0) for group, steps in groups.items()}
+    return _undominated({g: np.unique(counts[steps], axis=0) for g, steps in groups.items()})
+
+
+def _undominated(
+    groups: dict[tuple[StepKind, bool, int], NDArray[np.float64]],
+) -> dict[tuple[StepKind, bool, int], NDArray[np.float64]]:
+    """The counts without those that have no more of any chunk than others beside the same kind of step:
+    they hold no more bytes, whatever a chunk holds."""
+    most: dict[tuple[StepKind, bool, int], NDArray[np.float64]] = {}
+    for (step, reduced, chunk), rows in groups.items():
+        remaining = rows[~_dominated(rows, rows, strictly=True)]
+        if not reduced and (step, True, chunk) in groups:
+            remaining = remaining[~_dominated(remaining, groups[step, True, chunk], strictly=False)]
+        if len(remaining):
+            most[step, reduced, chunk] = remaining
+    return most
+
+
+def _dominated(
+    rows: NDArray[np.float64], others: NDArray[np.float64], strictly: bool
+) -> NDArray[np.bool_]:
+    """Which rows have in no place more than one of the others has, and `strictly` somewhere less."""
+    at_most = (rows[:, None] <= others[None]).all(axis=2)
+    if strictly:
+        at_most &= (rows[:, None] != others[None]).any(axis=2)
+    return np.logical_or.reduce(at_most, axis=1)
 
 
 def live_counts(rows: ScheduleRows, stage: int, chunks: int) -> NDArray[np.float64]:

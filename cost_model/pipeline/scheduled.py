@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ...ir.plan.schedules.chunk_map import ChunkMap
 from ...ir.plan.schedules.registry import build_rows, chunk_map
+from .makespan import task_order
 from .simulate import StageSeconds, Timeline, simulate_rows
 
 EXACT = 4  # times as many micro-batches as stages: longer steps repeat what shorter ones do
@@ -63,12 +64,19 @@ def scheduled_seconds(
         busy = sum(one.forward + one.backward for one in work) / stages
         return max(scheduled_seconds(schedule, alone, sends, micro_batches), micro_batches * busy)
     if micro_batches <= EXACT * stages:
-        return simulate_schedule(schedule, work, sends, micro_batches).makespan_seconds
+        return _makespan_seconds(schedule, work, sends, micro_batches)
     most, fewer = EXACT * stages, (EXACT - 1) * stages
-    long, short = (
-        simulate_schedule(schedule, work, sends, n).makespan_seconds for n in (most, fewer)
-    )
+    long, short = (_makespan_seconds(schedule, work, sends, n) for n in (most, fewer))
     return long + (micro_batches - most) * (long - short) / stages
+
+
+def _makespan_seconds(
+    schedule: str, work: Sequence[StageWork], sends: Sequence[float], micro_batches: int
+) -> float:
+    """That of `simulate_schedule`."""
+    stages, chunks = len(work), len(work[0].shares)
+    costs = _costs(work, sends, chunk_map(schedule, stages, chunks))
+    return task_order(schedule, stages, micro_batches, chunks).makespan_seconds(costs)
 
 
 def _costs(

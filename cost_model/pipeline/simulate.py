@@ -98,7 +98,7 @@ def simulate_rows(
     if len(costs) != len(rows):
         raise UsageError(f"{len(costs)} stages are priced, the schedule has {len(rows)}")
     chunks = chunks or ChunkMap(len(rows), chunk_count(rows))
-    spans = run_tasks(_tasks(rows, costs, chunks))
+    spans = run_tasks(pipeline_tasks(rows, costs, chunks))
     events = tuple(
         ScheduleEvent(stage, kind, number, *spans["stage", stage, (kind, chunk, number)], chunk)
         for stage, row in enumerate(rows)
@@ -107,7 +107,7 @@ def simulate_rows(
     return Timeline(len(rows), events, max((e.end_seconds for e in events), default=0.0))
 
 
-def _tasks(
+def pipeline_tasks(
     rows: ScheduleRows, costs: Sequence[Sequence[StageSeconds]], chunks: ChunkMap
 ) -> dict[tuple[str, int], list[Task]]:
     """Tasks by resource: `("stage", s)`, and `("F", s)`, `("B", s)` for the links out of stage

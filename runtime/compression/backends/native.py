@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
-import stat
 import subprocess
 import tempfile
 from pathlib import Path
@@ -15,7 +14,8 @@ from torch import Tensor
 
 from ....ir.compression.kernel import CompressionKernel
 from ....ir.compression.message_format import MessageFormat
-from ....ir.errors import PlaitError
+from ....ir.errors import FileError, PlaitError
+from ....ir.files import private_cache
 from ...torch_private import user_cache_dir
 from .codec import Launch
 from .reference import ReferenceCodec
@@ -124,15 +124,9 @@ def build_once(source: str, beside: Path) -> Path:
 def private(directory: Path) -> None:
     """Create a directory that only its owner can write to. Raises BuildError if that fails."""
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise BuildError(f"{directory} cannot be made: {error.strerror}") from error
-    status = directory.stat()
-    if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o022:
-        raise BuildError(
-            f"{directory} can be written by others, so kernels in it are not to be trusted: "
-            f"give a directory of your own (mode 0700)"
-        )
+        private_cache.private(directory)
+    except FileError as error:
+        raise BuildError(str(error)) from error
 
 
 def _digest(path: Path) -> str:

@@ -14,7 +14,7 @@ from plait.codegen.compression.aot import KernelCompiler, available
 from plait.codegen.compression.triton import source
 from plait.ir.compression.lower import lower
 from plait.ir.compression.registry import PROGRAMS
-from plait.runtime.compression.backends.native import BuildError
+from plait.ir.errors import FileError
 from plait.tests.sampling import some
 
 WORKER = Path(__file__).with_name("triton_worker.py")
@@ -106,7 +106,7 @@ def test_what_was_compiled_is_kept_and_checked(tmp_path, monkeypatch):
     assert again == cache_file.named("other")
     assert ".entry other(" in again.assembly
     (tmp_path / "kept").chmod(0o777)
-    with pytest.raises(BuildError, match="others"):
+    with pytest.raises(FileError, match="others"):
         KernelCompiler(pipelines, tmp_path / "kept")
 
 
