@@ -111,7 +111,10 @@ def test_python_of_the_readme_runs(clone: Path):
     names = {"plait": plait, "torch": torch, "model": Net(), "batch": batch, "loader": [batch] * 3}
     with session("gloo"):
         exec(compile(block, "README.md", "exec"), names)
-    assert names["program"].steps == 3
+    shown = "<plait.Program Net: dp 1, rank 0 of 1 on cpu, 3 steps done>"
+    assert str(names["program"]).startswith(f"{shown}\nplan for Net on local:1 (1 device)")
+    assert "step" in dir(names["program"])
+    assert "table" not in dir(names["program"])
     assert (clone / "checkpoint").is_dir()
 
 

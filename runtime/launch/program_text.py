@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.distributed as dist
 from torch import device
 
 from ...ir.plan.program import ProgramTable
@@ -24,11 +23,12 @@ class ProgramText:
     device: device
     steps: int
     meter: Any
+    groups: Any
 
     def __repr__(self) -> str:
         ranks = self.table.mesh.size
         return (
-            f"<plait.Program {self.table.model}: {self.table.mesh}, rank {dist.get_rank()} of {ranks} "
+            f"<plait.Program {self.table.model}: {self.table.mesh}, rank {self.groups.pool.rank} of {ranks} "
             f"on {self.device}, {self.steps} step{'' if self.steps == 1 else 's'} done>"
         )
 
