@@ -44,6 +44,7 @@ HIDDEN = "mixture of experts"  # it works inside one operator: the count is blin
 MODELS = {
     **zoo.ZOO,
     "wide": partial(zoo.llama, hidden_size=256, intermediate_size=512),
+    "slices": partial(zoo.llama, hidden_size=512, intermediate_size=32768),  # 64 MiB a weight
     "vocabulary": partial(zoo.llama, vocab_size=4096),
 }
 # fmt: off
@@ -83,6 +84,7 @@ VARIANTS = (
     Variant("dp=2", 2, "keep", "sgd", "error-feedback"),
     Variant("zero1=2", 1, "recompute", "adamw", "sdp4bit"),
     Variant("zero3=2", 2, "keep", "adamw", "zero++"), Variant("dp=2", 1, "recompute", "1-bit-adam"),
+    Variant("slice=2", 2, "recompute"),
 )
 # fmt: on
 

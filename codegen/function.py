@@ -29,6 +29,7 @@ COLLECTIVE_KEYWORDS = {
     "all_gather": ("dim", "outer"), "reduce_scatter": ("dim", "outer"), "cut": ("dim", "outer"),
     "all_to_all": ("from_dim", "from_outer", "to_dim", "to_outer"),
     "all_reduce": (), "share": (),
+    "part": ("of", "dim", "outer"), "place": ("index", "of", "dim", "outer"),
 }
 # fmt: on
 LIST_OPERATORS = frozenset(

@@ -13,9 +13,9 @@ from ..ir.errors import MismatchError
 from ..ir.lowering.chunk import bind_layers
 from ..ir.lowering.fit import verify_fit
 from ..ir.lowering.forward_backward import ForwardBackward
-from ..ir.lowering.fuse_bias import fuse_bias
 from ..ir.lowering.localize import Localize
 from ..ir.lowering.overlap import OVERLAP, Overlap
+from ..ir.lowering.products.fuse_bias import fuse_bias
 from ..ir.lowering.split_backward import SplitBackward
 from ..ir.model.model import BackwardParts, Function, GraphHalves, LocalLists, Model
 from ..ir.passes import Observer, run
@@ -23,6 +23,7 @@ from ..ir.plan.memory_action import MemoryAction
 from ..ir.plan.plan import Layers, Plan
 from ..ir.plan.schedules.registry import splits_backward
 from ..ir.plan.sharding import Sharding
+from ..ir.plan.strategy import ROLES
 from .python_source import identifier
 
 
@@ -109,6 +110,7 @@ def overlapped(
         for c in plan.compression
         if c.subject == "activations" and c.strategy == low.sharding.strategy
     }
+    compressed.update(role for role in ROLES if ROLES[role].slices)  # one slice at a time
     step = msgspec.structs.replace(overlap, synchronous=tuple(sorted(compressed)))
     lists = run(step, LocalLists(low.local, low.halves, low.parts), observer)
     return msgspec.structs.replace(

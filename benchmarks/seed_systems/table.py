@@ -108,7 +108,7 @@ SEARCHES = (
                 measure=planned.osdp_gain,
                 state="simulation",
                 conditions="priced by OSDP's formulas; the authors' FSDP leaves a third of 8 GB "
-                "unused, ours none. Programs gather a fraction of a weight, whole, not in slices",
+                "unused, ours none. Programs gather weights in slices under the role slice",
             ),
         ),
     ),

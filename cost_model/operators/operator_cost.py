@@ -1,7 +1,7 @@
 """Cost of one operator of a per-device function: flops, memory traffic and communication.
 
 The per-device function names its collectives, so the priced operators are exactly the generated
-ones. `function_cost` adds the loads up over forward and backward graphs."""
+ones. `function_cost` adds the loads up over both graphs."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from ..communication.collective import CommGroup, collective_seconds
 from ..execution_model import GENERATED, ExecutionModel
 from .expert_load import expert_load
 from .matrix_units import is_aligned
+from .part_traffic import part_traffic
 from .roofline import Amount, op_seconds, softmax_share
 
 BATCH = "dp"  # the axis of a priced mesh that stands for all data-parallel axes
@@ -229,7 +230,7 @@ class Pricer:
         rule = operator_rule(site, declared, self.cluster.device, self.execution)
         ranks = self.paired_ranks(site.op, declared)
         experts = expert_load(site, declared, ranks, self.cluster.device, self.execution)
-        moved = rule.moved_bytes(
+        moved = part_traffic(site) or rule.moved_bytes(
             [t.bytes for t in site.operands],
             [t.bytes for t in site.results if t is not None],
             score_bytes(site, declared) if rule.score_passes and declared else 0,
@@ -385,16 +386,14 @@ def score_loops(declared: Loops) -> set[str]:
 
 def score_bytes(site: Site, declared: Loops) -> int:
     """Bytes of the score matrix of an attention operator."""
-    sizes = (declared.size(name) for name in score_loops(declared))
-    return prod(sizes) * site.operands[0].bytes // site.operands[0].elements
+    elements = prod(declared.size(name) for name in score_loops(declared))
+    return elements * site.operands[0].bytes // site.operands[0].elements
 
 
 def model_flops(model: Model) -> float:
     """Floating-point operations of one forward and backward over the traced batch."""
     flops_by_function: dict[str, float] = {}
     for function in model.functions:
-        total = 0.0
-        for op in function.ops:
-            total += count_flops(declaration(site_of(op, function.types)))
-        flops_by_function[function.name] = total
+        sites = (site_of(op, function.types) for op in function.ops)
+        flops_by_function[function.name] = sum(count_flops(declaration(site)) for site in sites)
     return sum(flops_by_function[call.function] for call in model.calls)

@@ -8,6 +8,7 @@ in them, and is replicated otherwise.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -18,6 +19,8 @@ from ..plan.sharding import REPLICATED, AxisSharding, Boundary, OpSplit, boundar
 from .axes import Axes, OpStrategy
 from .dataflow import Dataflow
 
+NO_SHARDS: Mapping[int, Shard] = MappingProxyType({})
+
 
 def replicated(function: Function) -> AxisSharding:
     """Sharding in which every device of the axis computes the full function."""
@@ -26,12 +29,17 @@ def replicated(function: Function) -> AxisSharding:
 
 
 def split_batch(
-    function: Function, flow: Dataflow, summed: frozenset[int], experts: bool = False
+    function: Function,
+    flow: Dataflow,
+    summed: frozenset[int],
+    experts: bool = False,
+    weights: Mapping[int, Shard] = NO_SHARDS,
 ) -> AxisSharding:
     """Shard one function along its batch. `summed` values between calls (the loss and its terms) stay
     partial sums; new values of buffers, which every device has whole, are gathered.
 
     With `experts`, operators that support expert parallelism use it, and their weights are sharded.
+    `weights` are sharded as it says; what reads them gathers them, their gradients are reduced.
     """
     batch, whole = flow.batch_factors[function.name], flow.graph.updates(function.name)
 
@@ -41,6 +49,7 @@ def split_batch(
     boundary = _boundary(function, shard, summed)
     if experts:
         boundary = _experts_apart(function, flow, boundary)
+    boundary = _with_weights(function, boundary, weights)
     return _follow(function, flow.axes[function.name], boundary, batch, experts)
 
 
@@ -83,15 +92,22 @@ def _propagated(
     suggest.
     """
     placements: dict[int, AxisPlacement] = {}
+    weights = set[int]()  # in shards, with what single operators make of them
     for item, placement in zip(function.inputs, boundary.inputs, strict=True):
         placements[item.value] = placement
+        if item.kind == "parameter" and isinstance(placement, tuple) and not experts:
+            weights.add(item.value)
     for output, tangent in zip(function.outputs, boundary.tangents, strict=True):
         if output.tangent is not None and tangent is not None:
             placements[output.tangent] = tangent
     splits: list[OpSplit] = []
     for op, op_axes in zip(function.ops, axes.ops, strict=True):
         operands: tuple[AxisPlacement, ...] = tuple(placements[v] for v in op.operands())
-        chosen = _choose(op_axes.options, operands, loops, experts)
+        passed = len(operands) == 1 and weights.issuperset(op.operands())
+        same = next((o for o in op_axes.options if passed and o.inputs == operands), None)
+        if same is not None:
+            weights.update(op.results)
+        chosen = same or _choose(op_axes.options, operands, loops, experts)
         splits.append(chosen.name)
         placements.update(zip(op.results, chosen.outputs, strict=True))
     return _Propagated(AxisSharding(tuple(splits), boundary), placements)
@@ -147,6 +163,20 @@ def _experts_apart(
             inputs[i] = placements[item.value]
             gradients[i] = None if item.gradient is None else placements[item.value]
     return replace(boundary, inputs=tuple(inputs), gradients=tuple(gradients))
+
+
+def _with_weights(
+    function: Function, boundary: Boundary[AxisPlacement], weights: Mapping[int, Shard]
+) -> Boundary[AxisPlacement]:
+    """The boundary with some weights, and their gradients, in shards."""
+    pairs = tuple(zip(function.inputs, boundary.inputs, boundary.gradients, strict=True))
+    return replace(
+        boundary,
+        inputs=tuple(weights.get(item.value, state) for item, state, _ in pairs),
+        gradients=tuple(
+            None if state is None else weights.get(item.value, state) for item, _, state in pairs
+        ),
+    )
 
 
 def _boundary(

@@ -65,10 +65,15 @@ def last_uses(ops: Sequence[Op], retained: Collection[int]) -> list[tuple[int, .
     return last[::-1]
 
 
+IN_PLACE = frozenset({"comm.place", "comm.add"})  # write to their first operand, if there is one
+
+
 def is_view(op: Op, types: Sequence[TensorType]) -> bool:
-    """Whether an operator only aliases the memory of the tensor that it reads."""
+    """Whether the result of an operator is in the memory of the first tensor that it reads."""
     if not op.operands():
         return False
+    if op.target in IN_PLACE:
+        return op.args[0] is not None
     declared = declaration(site_of(op, types))
     return declared is not None and declared.work == "view"
 

@@ -35,6 +35,7 @@ from ..model.model import Argument, Function, Input, Op, Output, Ref, map_refs
 from ..model.tensor import TensorType
 from ..passes import Pass
 from ..plan.sharding import LoopFactor
+from .products.slices import in_slices
 
 VIEWS = frozenset({"aten.view.default", "aten._unsafe_view.default"})
 LocalCopy = tuple[Layout, int, bool]  # layout, local value, produced in backward
@@ -52,7 +53,7 @@ class Localize(Pass[BoundSharding, Function], frozen=True):
 
 def localize(bound: BoundSharding) -> Function:
     """The per-device function; raises UnreachableLayout where no collective yields a needed layout."""
-    return _Localizer(bound).run()
+    return in_slices(_Localizer(bound).run(), bound.mesh)
 
 
 class _Localizer:

@@ -23,6 +23,7 @@ def family(strategies: Iterable[Strategy]) -> str:
     roles = {role for role, _ in sizes}
     parts = [name for role, name in MODEL_AXES if role in roles]
     parts += ["experts"] if "ep" in roles else []
+    parts += ["slices"] if any(ROLES[role].slices for role in roles) else []
     sharded = {state for role in roles for state in ROLES[role].shards}
     if "parameter" in sharded:
         parts.append("FSDP")

@@ -20,7 +20,8 @@ class Role(msgspec.Struct, frozen=True):
     `batch`: splits the batch; `shards`: which of (optimizer, gradient, parameter) are sharded along
     the axis; `operators`: splits operators by the loops of their weights; `sequence`: splits the
     tokens of a sample; `heads`: may exchange token shards for head shards inside a layer (Ulysses);
-    `experts`: shards the experts and dispatches tokens to them; `stages`: separates pipeline stages.
+    `experts`: shards the experts and dispatches tokens to them; `slices`: shards the weights of matrix
+    products, each of which gathers its own in slices; `stages`: separates pipeline stages.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Role(msgspec.Struct, frozen=True):
     sequence: bool = False
     heads: bool = False
     experts: bool = False
+    slices: bool = False
     stages: bool = False
 
     @property
@@ -62,6 +64,12 @@ ROLES: dict[str, Role] = {
             batch=True,
             shards=("optimizer", "gradient", "parameter"),
         ),
+        Role(
+            "slice",
+            "batch split, weights of matrix products sharded and gathered in slices, never whole",
+            batch=True,
+            slices=True,
+        ),
         Role("ep", "batch split, experts apart: tokens travel to them", batch=True, experts=True),
         Role("cp", "tokens of a sample split, keys gathered", sequence=True),
         Role(
@@ -75,6 +83,7 @@ ROLES: dict[str, Role] = {
     )
 }
 
+SEARCHED_ROLES = tuple(r for r in ROLES if not ROLES[r].slices)  # unless others are asked for
 ZERO_ROLES = ("zero3", "zero2", "zero1")  # axes that shard flattened state, outermost first
 MAX_AXIS_SIZE = 1 << 20  # ranks along an axis
 FRACTION_ROLE = ZERO_ROLES[0]  # may shard only a fraction of every weight
@@ -136,7 +145,9 @@ class Strategy(msgspec.Struct, frozen=True):
     def model_axes(self) -> tuple[tuple[str, int], ...]:
         """The axes inside one model replica: they decide the shapes of the per-device function."""
         return tuple(
-            (role, size) for role, size in self.axes if ROLES[role].searched or ROLES[role].experts
+            (role, size)
+            for role, size in self.axes
+            if ROLES[role].searched or ROLES[role].experts or ROLES[role].slices
         )
 
     @property

@@ -59,7 +59,7 @@ def check_strategies(
 def _divides(role: str, demand: OptimizerDemand) -> bool:
     """Whether a role leaves ranks without tensors that the optimizer must see."""
     what = ROLES[role]
-    divides = what.shards or what.operators or what.experts or what.stages
+    divides = what.shards or what.operators or what.experts or what.slices or what.stages
     return demand == "across tensors" and bool(divides)
 
 
@@ -69,7 +69,7 @@ def _refusal(role: str, optimizer: str) -> str:
         return ""
     if ROLES[role].shards:
         return f"keeps all weights on every rank, which {COMPRESSED_OPTIMIZER_ROLE} does"
-    shards = ROLES[role].operators or ROLES[role].experts
+    shards = ROLES[role].operators or ROLES[role].experts or ROLES[role].slices
     return (
         "looks at whole tensors"
         if shards and COMPRESSED_OPTIMIZERS[optimizer].needs_full_tensors

@@ -22,7 +22,7 @@ from ...ir.plan.memory_action import MemoryAction
 from ...ir.plan.plan import Optimizer, OptimizerDemand, Plan
 from ...ir.plan.routing import Routing, parse_routing
 from ...ir.plan.schedules.registry import SCHEDULES, schedule_named
-from ...ir.plan.strategy import ROLES
+from ...ir.plan.strategy import ROLES, SEARCHED_ROLES
 from ...ir.text.units import parse_memory
 from ...ir.unknown_name import unknown_name
 from .pins import Pin, parse_pin
@@ -149,7 +149,7 @@ class PlanOptions(msgspec.Struct, frozen=True):
         Option(
             group="strategies", parse=comma_separated, help="comma-separated roles that may be used"
         ),
-    ] = tuple(ROLES)
+    ] = SEARCHED_ROLES
     memory_actions: Annotated[
         tuple[str, ...],
         Option(

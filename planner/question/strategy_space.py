@@ -60,7 +60,8 @@ def strategies(
 
 def axis_families(cluster: Cluster, roles: tuple[str, ...]) -> list[list[ModelAxes]]:
     """Families of model axes that differ in one growing size: a tensor axis, with activations
-    between operators replicated or split by tokens, or a token axis. They stay on fast links.
+    between operators replicated or split by tokens, a token axis, or one whose ranks gather weights in
+    slices. They stay on fast links.
     """
     most_devices = max(cluster.levels[-1].size, NEAR_DEVICES)
     sizes = [d for d in divisors(cluster.devices) if 1 < d <= most_devices]
@@ -71,7 +72,8 @@ def axis_families(cluster: Cluster, roles: tuple[str, ...]) -> list[list[ModelAx
         families.append([((role, degree),) for degree in sizes])
         if SEQUENCE_FLAG in roles:
             families.append([((role, degree), (SEQUENCE_FLAG, 1)) for degree in sizes])
-    families += [[((role, degree),) for degree in sizes] for role in tokens[:1]]
+    slices = (r for r in roles if ROLES[r].slices)
+    families += [[((role, degree),) for degree in sizes] for role in (*tokens[:1], *slices)]
     return families
 
 

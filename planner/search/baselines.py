@@ -18,7 +18,7 @@ from typing import NamedTuple
 from ...ir.devices.cluster import Cluster
 from ...ir.errors import UsageError
 from ...ir.plan.plan import Plan
-from ...ir.plan.strategy import ROLES, Strategy, parse_strategy
+from ...ir.plan.strategy import SEARCHED_ROLES, Strategy, parse_strategy
 from ...ir.unknown_name import unknown_name
 from .driver import SearchSpace
 from .engine_baselines import ENGINE_BASELINES, engine_strategies, model_chunks_of, parse_settings
@@ -105,7 +105,7 @@ def baseline_plan(space: SearchSpace, baseline: Baseline) -> Plan | None:
 
     None where the model cannot be split so.
     """
-    unrestricted = space.with_options(pins=(), micro_batches=None, roles=tuple(ROLES))
+    unrestricted = space.with_options(pins=(), micro_batches=None, roles=SEARCHED_ROLES)
     for strategy in baseline.strategies:
         if strategy.stages <= unrestricted.stages and not space.refusal(strategy):
             unrestricted.candidates += unrestricted.uniform_candidates(strategy)

@@ -10,7 +10,7 @@ from ...cost_model.explain.by_kind import fullest_stage_bytes, seconds_by_kind
 from ...cost_model.explain.step_terms import step_term
 from ...ir.plan.family import family
 from ...ir.plan.plan import Alternative, Plan
-from ...ir.plan.strategy import ROLES, Strategy
+from ...ir.plan.strategy import SEARCHED_ROLES, Strategy
 from ..question.candidate import Candidate
 from .driver import SearchSpace
 from .to_plan import alternative, assemble
@@ -45,7 +45,7 @@ def _identity(row: Alternative) -> Alternative:
 def _baselines(space: SearchSpace) -> Iterator[Candidate]:
     """Candidates of one axis over all devices that the search has not priced."""
     priced = {strategy for c in space.candidates for strategy in c.strategies}
-    free = space.with_options(pins=(), micro_batches=None, roles=tuple(ROLES))
+    free = space.with_options(pins=(), micro_batches=None, roles=SEARCHED_ROLES)
     for role in ONE_AXIS:
         strategy = Strategy(((role, space.cluster.devices),))
         allowed = space.cluster.devices > 1 and space.refusal(strategy) is None

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from ...ir.errors import InfeasibleError, MismatchError, UsageError
 from ...ir.lowering.rescale import rescale
-from ...ir.plan.strategy import ROLES
+from ...ir.plan.strategy import ROLES, SEARCHED_ROLES
 from ...ir.text.units import gib, micro_batches, seconds
 from ..question.candidate import Candidate
 from ..question.options import MEMORY_ACTIONS
@@ -182,9 +182,9 @@ def relaxed_options(space: SearchSpace) -> Iterator[tuple[str, SearchSpace]]:
     if sharded_roles and not options.pins:
         roles = (*options.roles, sharded_roles[-1])
         yield f"--roles {','.join(roles)}", space.with_options(roles=roles)
-    others = [r for r in ROLES if r not in options.roles]
+    others = [r for r in SEARCHED_ROLES if r not in options.roles]
     if others and others != sharded_roles[-1:] and not options.pins:
-        yield "all roles", space.with_options(roles=tuple(ROLES))
+        yield "all roles", space.with_options(roles=SEARCHED_ROLES)
     if options.pins:
         yield "without --pin", space.with_options(pins=())
 

@@ -14,6 +14,7 @@ from ...cost_model.execution_model import GENERATED, ExecutionModel
 from ...cost_model.operators.operator_cost import count_flops
 from ...ir.analysis.bound_sharding import BoundSharding, bind
 from ...ir.analysis.data_parallel import replicated, split_batch, split_values
+from ...ir.analysis.sliced_weights import shards_of, sliced_weights
 from ...ir.cached import cached_method
 from ...ir.devices.cluster import Cluster
 from ...ir.lowering.localize import localize
@@ -54,6 +55,7 @@ class ModelShardings:
         self.values, self.cluster, self.must_shard = values, cluster, must_shard
         self.execution = execution
         self.model, self.functions, self.flow = values.model, values.functions, values.flow
+        self.sliced_weights = sliced_weights(self.flow)
         self.batch_shardings, self.expert_shardings = (
             {
                 f.name: split_batch(f, self.flow, values.summed_values[f.name], apart)
@@ -85,7 +87,7 @@ class ModelShardings:
             if role not in ROLES or not ROLES[role].stages
         ]
         per_axis = [
-            searched[name].get(axis.name) or self.unsearched_axis(name, axis.name) for axis in axes
+            searched[name].get(axis.name) or self.unsearched_axis(name, axis) for axis in axes
         ]
         mesh, boundary = Mesh(tuple(axes)), stack_boundary(per_axis)
         return Sharding(name, strategy, mesh, stack_splits(per_axis), boundary)
@@ -119,13 +121,23 @@ class ModelShardings:
             return f"{name}: {shape}{where} does not divide by {strategy}{parts}"
         return ""
 
-    def unsearched_axis(self, name: str, role: str) -> AxisSharding:
+    def unsearched_axis(self, name: str, axis: Axis) -> AxisSharding:
         """Sharding along an axis over micro-batches, the batch or experts, or replicated."""
+        role = axis.name
         if role not in ROLES:
             return self.batch_shardings[name]
+        if ROLES[role].slices:
+            return self.sliced_sharding(name, axis.size)
         if ROLES[role].batch:
             return (self.expert_shardings if ROLES[role].experts else self.batch_shardings)[name]
         return replicated(self.functions[name])
+
+    @cached_method
+    def sliced_sharding(self, name: str, degree: int) -> AxisSharding:
+        """Sharding along the batch with weights that operators gather in slices."""
+        function, summed = self.functions[name], self.values.summed_values[name]
+        weights = shards_of(self.flow.axes[name], self.sliced_weights[name], degree)
+        return split_batch(function, self.flow, summed, weights=weights)
 
     def bind(self, sharding: Sharding) -> BoundSharding:
         """A sharding with its function."""

@@ -104,6 +104,19 @@ class Comm(ShardedOperators):
         insert_slice(full, shard, degree, self.coordinates[axis], dim, outer)
         return full
 
+    def part(self, x: Tensor, index: int, of: int, dim: int, outer: int = 1) -> Tensor:
+        """One `of` so many equal parts of `x`, which every one of `outer` elements of `dim` has."""
+        return take_slice(x, of, index, dim, outer)
+
+    def place(
+        self, full: Tensor | None, part: Tensor, index: int, of: int, dim: int, outer: int = 1
+    ) -> Tensor:
+        """`full`, or a new tensor of its shape, with a part written to its place; undoes `part`."""
+        if full is None:
+            full = part.new_empty([n * of if d == dim else n for d, n in enumerate(part.shape)])
+        insert_slice(full, part, of, index, dim, outer)
+        return full
+
     def start(self, kind: str, x: Tensor, axis: str, **where: int) -> Started:
         """Start a collective, which runs beside what follows until it is awaited."""
         if self.sizes[axis] == 1:

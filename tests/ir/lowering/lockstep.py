@@ -14,6 +14,7 @@ from plait.ir.model.layout import Factors, Layout, divides_evenly, local_factors
 from plait.ir.model.loops import SHARD_AWARE
 from plait.ir.model.mesh import Mesh
 from plait.ir.model.model import Function, Op, Ref
+from plait.runtime.comm.mesh_collectives import Comm
 from plait.runtime.comm.sharded_operators import ShardedOperators
 
 
@@ -128,6 +129,21 @@ def run(local: Function, inputs: dict[int, Ranks], mesh: Mesh) -> dict[int, Rank
     return values
 
 
+def evaluated(op: Op, value) -> list:
+    """What an operator gives on one rank; those of products in slices as the runtime has them."""
+    if op.target not in ON_PARTS:
+        return run_op(op, value)
+    args = [decode(a, value) for a in op.args]
+    return [ON_PARTS[op.target](*args)]
+
+
+ON_PARTS = {
+    "comm.part": lambda *args: Comm.part(None, *args),
+    "comm.place": lambda full, *args: Comm.place(None, full, *args).clone(),
+    "comm.add": lambda total, term: total + term,
+}
+
+
 def plain(op: Op, values, mesh: Mesh) -> list[Ranks]:
     """One operator, once for every set of ranks whose operands are equal."""
     operands = {value: values[value] for value in op.operands()}
@@ -138,7 +154,7 @@ def plain(op: Op, values, mesh: Mesh) -> list[Ranks]:
     ]
     outs = []
     for place in product(*map(range, sizes)):
-        results = run_op(op, lambda v, at=place: operands[v].at(at))
+        results = evaluated(op, lambda v, at=place: operands[v].at(at))
         outs.append([r if r is None else r.to_dense() for r in results])
     return [Ranks(sizes, shards=list(column)) for column in zip(*outs, strict=True)]
 

@@ -10,6 +10,7 @@ from plait.ir.analysis.bound_sharding import BoundSharding
 from plait.ir.capture.execute import run_ops
 from plait.ir.lowering.cast import cast_model
 from plait.ir.lowering.localize import localize
+from plait.ir.lowering.products import slices
 from plait.ir.model.loops import OPERATORS, loops
 from plait.ir.model.mesh import Axis, Mesh
 from plait.ir.plan.sharding import boundary_values
@@ -17,7 +18,7 @@ from plait.tests.ir.lowering import lockstep
 from plait.tests.sampling import some
 from plait.tests.zoo import ZOO
 
-MESHES = (Mesh((Axis("a", 2),)), Mesh((Axis("a", 4),)), Mesh((Axis("a", 2), Axis("b", 2))))
+MESHES = (Mesh((Axis("a", 2),)), Mesh((Axis("slice", 4),)), Mesh((Axis("a", 2), Axis("b", 2))))
 TRIALS, MANY = 3, 200
 TOLERANCE = 1e-12
 
@@ -88,6 +89,12 @@ class Whole:
     def compare(self, joined, value):
         error = (joined.double() - self.made[value].double()).abs().max().item()
         assert error <= TOLERANCE * self.scale, f"value {value} is off by {error / self.scale:.1e}"
+
+
+@pytest.fixture(autouse=True)
+def small_slices(monkeypatch):
+    """Gathers of the axis `slice` come in as many slices as they can."""
+    monkeypatch.setattr(slices, "SLICE_BYTES", 1)
 
 
 def prove(model, trials):

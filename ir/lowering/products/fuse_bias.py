@@ -11,7 +11,7 @@ from collections import Counter
 
 from msgspec.structs import replace
 
-from ..model.model import Function, Op
+from ...model.model import Function, Op
 
 FLOATS = ("bfloat16", "float16", "float32", "float64")
 RESHAPE = ("aten.reshape.default", "aten.view.default")
