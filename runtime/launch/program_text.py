@@ -26,10 +26,10 @@ class ProgramText:
     groups: Any
 
     def __repr__(self) -> str:
-        ranks = self.table.mesh.size
+        mesh, rank = self.table.mesh, self.groups.pool.rank
         return (
-            f"<plait.Program {self.table.model}: {self.table.mesh}, rank {self.groups.pool.rank} of {ranks} "
-            f"on {self.device}, {self.steps} step{'' if self.steps == 1 else 's'} done>"
+            f"<plait.Program {self.table.model}: {mesh}, rank {rank} of {mesh.size} on {self.device}, "
+            f"{self.steps} step{'' if self.steps == 1 else 's'} done>"
         )
 
     def __str__(self) -> str:
