@@ -19,12 +19,12 @@ from plait.benchmarks.rivals.aceso.boundaries import SplitTimes, alternated, low
 from plait.benchmarks.rivals.aceso.plan import AcesoPlan
 from plait.benchmarks.rivals.aceso.profile import AcesoModel, Reals, Setting
 from plait.benchmarks.rivals.aceso.stage_tables import tables
-from plait.benchmarks.rivals.aceso.stage_times import Place, StageTimes, windows
+from plait.benchmarks.rivals.aceso.stage_times import SLACK, Place, StageTimes, windows
 
 POSITIONS = 110  # where a stage may end at first
 SIZES = (1, 2, 4, 8)  # GPUs of a stage
 REFINED = 6  # splits of a micro-batch size whose boundaries are moved
-FAR = 1.12  # times the best step: splits estimated slower are not refined
+FAR = 1.06  # times the best step: splits estimated slower are not refined
 NEAR = 1.5  # times an even share of the work: a slower stage is not in a good split
 
 
@@ -53,7 +53,7 @@ def search(model: AcesoModel, setting: Setting) -> AcesoAnswer | None:
     for split in sorted(chain.from_iterable(splits)):
         if best is not None and split.estimate > FAR * best[0]:
             break
-        found = searches[split.micro_batch].refined(split)
+        found = searches[split.micro_batch].refined(split, best[0] if best else inf)
         if found is not None and (best is None or found[0] < best[0]):
             best = found
     if best is None:
@@ -120,11 +120,17 @@ class MicroBatchSearch:
             len(gpus) - 1 - stage, before > 0 and before % machine == 0, after % machine == 0
         )
 
-    def refined(self, split: Split) -> tuple[float, AcesoPlan] | None:
-        """Step seconds and plan after moving boundaries operator by operator."""
+    def refined(self, split: Split, known_seconds: float) -> tuple[float, AcesoPlan] | None:
+        """Step seconds and plan after moving boundaries operator by operator; None where nothing
+        fits, and where the moved stages are estimated slower than a step that is known.
+        """
         places = [self.place(split.gpus, i) for i in range(len(split.gpus))]
-        bounds = self._balanced(split, places)
         times = [self.times[gpus] for gpus in split.gpus]
+        estimates = SplitTimes(times, places)
+        bounds = lowered(estimates, alternated(estimates, list(split.bounds)))
+        micros = [estimates.micros(i, *ends) for i, ends in enumerate(pairwise(bounds))]
+        if self._step_seconds(micros) > SLACK * known_seconds:
+            return None
         chosen = [
             times[i].best(first, last, places[i])
             for i, (first, last) in enumerate(pairwise(bounds))
@@ -132,15 +138,12 @@ class MicroBatchSearch:
         stages = [choice for choice in chosen if choice is not None]
         if len(stages) < len(chosen):
             return None
-        micros = [choice.micros for choice in stages]
-        step = ((self.micro_batches - 1) * max(micros) + sum(micros)) * 1e-6
+        step = self._step_seconds([choice.micros for choice in stages])
         return step, AcesoPlan(self.micro_batch, tuple(choice.stage for choice in stages))
 
-    def _balanced(self, split: Split, places: Sequence[Place]) -> list[int]:
-        """Boundaries moved until no common limit of the stages' times can be lower."""
-        times = [self.times[gpus] for gpus in split.gpus]
-        stages = SplitTimes(times, places)
-        return lowered(stages, alternated(stages, list(split.bounds)))
+    def _step_seconds(self, micros: Sequence[float]) -> float:
+        """Of a pipeline whose stages take so many microseconds."""
+        return ((self.micro_batches - 1) * max(micros) + sum(micros)) * 1e-6
 
 
 class SplitProgram:

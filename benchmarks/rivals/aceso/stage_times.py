@@ -19,6 +19,7 @@ from plait.benchmarks.rivals.aceso.stage_tables import (
 )
 
 PRUNED = 12  # runs that are tried without their last operator
+SLACK = 1.002  # times the fastest: what an estimate may be above the exact time
 RELAXED_PATTERNS = 8  # of recomputation, in the prices of all stages
 
 
@@ -170,9 +171,13 @@ class StageTimes:
         """The fastest choice for these operators; None where none fits."""
         best: StageChoice | None = None
         busy = [self._busy_us(table, first, last, place) for table in self.choices]
-        for micros, table in sorted(zip(busy, self.choices, strict=True), key=lambda b: b[0]):
-            if best is None or micros < best.micros:
-                choice = self._exact(table, first, last, place, micros)
+        estimates = [
+            self._estimate(table, first, last, place, micros)
+            for table, micros in zip(self.choices, busy, strict=True)
+        ]
+        for number in np.argsort(estimates, kind="stable"):
+            if best is None or estimates[number] < SLACK * best.micros:
+                choice = self._exact(self.choices[number], first, last, place, busy[number])
                 if choice is not None and (best is None or choice.micros < best.micros):
                     best = choice
         return best
