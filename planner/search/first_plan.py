@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 from math import gcd, prod
 
+from ...cost_model.memory.least_states import LeastStates, least_states, most_shards
 from ...ir.plan.memory_action import BASIC_ACTIONS
 from ...ir.plan.strategy import ROLES, Strategy
 from ..activations.ladder import action_ladders, base_actions, climb
@@ -29,16 +30,36 @@ def first_fitting(space: SearchSpace) -> Candidate | None:
     one sample, the memory actions that save most. None where none of them fits, and for pinned
     strategies, which leave nothing to choose. The time limit does not end it.
     """
+    for base in smallest_candidates(space):
+        fitting = [c for c in base if c.peak_bytes <= space.memory_limit_bytes]
+        smallest = min(fitting, key=space.sort_key) if fitting else _saving(space, base)
+        if smallest is not None:
+            return smallest
+    return None
+
+
+def smallest_candidates(space: SearchSpace) -> Iterator[list[Candidate]]:
+    """Candidates under the base actions whose states are sharded most, by strategy and micro-batches;
+    none for pinned strategies."""
     if space.options.pins:
-        return None
+        return
     for strategy in islice(most_sharded(space), MOST_TRIED):
         for count in _micro_batch_counts(space, strategy):
-            base = space.uniform_candidates(strategy, [count])
-            fitting = [c for c in base if c.peak_bytes <= space.memory_limit_bytes]
-            smallest = min(fitting, key=space.sort_key) if fitting else _saving(space, base)
-            if smallest is not None:
-                return smallest
-    return None
+            yield space.uniform_candidates(strategy, [count])
+
+
+def least_bytes(space: SearchSpace) -> LeastStates:
+    """States of the fullest device that no candidate of the space is below."""
+    pricer = space.pricer
+    roles = tuple(ROLES) if space.options.pins else space.roles
+    shards = most_shards(roles, space.cluster.devices, space.stages)
+    return least_states(pricer.model, pricer.optimizer, pricer.function_prices.execution, shards)
+
+
+def never_fits(space: SearchSpace) -> bool:
+    """Whether the states alone, beside the runtime's own memory, are beyond the limit in any plan."""
+    runtime = space.cluster.device.runtime_overhead_bytes
+    return least_bytes(space).total_bytes + runtime > space.memory_limit_bytes
 
 
 def most_sharded(space: SearchSpace) -> Iterator[Strategy]:

@@ -18,7 +18,7 @@ from ...ir.text.units import gib, micro_batches, seconds
 from ..question.candidate import Candidate
 from ..question.options import MEMORY_ACTIONS
 from .driver import SearchSpace
-from .first_plan import first_fitting
+from .first_plan import first_fitting, least_bytes, never_fits
 
 MOST_FACTOR = 64  # times the devices that there are
 HINT_SECONDS = 20.0  # of search for one fix
@@ -85,6 +85,7 @@ def infeasible(space: SearchSpace) -> InfeasibleError:
         f"{micro_batches(least.micro_batches)}, {least.memory_text}) needs "
         f"{gib(least.peak_bytes)} on every device of stage {stage}, has "
         f"{gib(space.memory_limit_bytes)}: {gib(shortfall)} short",
+        *proof(space),
         "  largest terms: " + ", ".join(f"{name} {gib(amount)}" for name, amount in terms[:4]),
         *(f"  tried {hint}" for hint in hints),
         f"  or a budget of {enough.change} ({more})",
@@ -101,6 +102,18 @@ def infeasible(space: SearchSpace) -> InfeasibleError:
             "word": least.strategy_text,
             "fixes": [hint.row() for hint in (*hints, enough)],
         },
+    )
+
+
+def proof(space: SearchSpace) -> Iterator[str]:
+    """Why no plan of a space fits, where its states alone say so."""
+    if not never_fits(space):
+        return
+    least, runtime = least_bytes(space), space.cluster.device.runtime_overhead_bytes
+    yield (
+        f"  no plan fits: a device needs {gib(least.total_bytes + runtime)} at least (parameters "
+        f"{gib(least.parameters)}, gradients {gib(least.gradients)}, optimizer "
+        f"{gib(least.optimizer)}, runtime {gib(runtime)})"
     )
 
 
@@ -198,10 +211,14 @@ def more_devices(space: SearchSpace) -> Hint:
     if space.cluster.device.runtime_overhead_bytes >= space.memory_limit_bytes:
         return Hint(f"{MOST_FACTOR * space.cluster.devices} devices", None)
     factor, larger = 2, multiplied(space, 2)
-    while (first := first_fitting(larger)) is None and factor < MOST_FACTOR:
+    while (
+        first := None if never_fits(larger) else first_fitting(larger)
+    ) is None and factor < MOST_FACTOR:
         factor *= 2
         larger = multiplied(space, factor)
-    return Hint(f"{larger.cluster.devices} devices", fastest_fitting(larger) or first)
+    if first is None or not never_fits(space):  # what is proved needs no search for the fastest
+        first = fastest_fitting(larger) or first
+    return Hint(f"{larger.cluster.devices} devices", first)
 
 
 def multiplied(space: SearchSpace, factor: int) -> SearchSpace:
@@ -212,7 +229,9 @@ def multiplied(space: SearchSpace, factor: int) -> SearchSpace:
 
 
 def fastest_fitting(space: SearchSpace) -> Candidate | None:
-    """The fastest candidate that fits, searched for at most `HINT_SECONDS`."""
+    """The fastest candidate that fits, searched for at most `HINT_SECONDS` where some plan may fit."""
+    if never_fits(space):
+        return None
     space.deadline.limit_seconds = HINT_SECONDS
     try:
         space.run()

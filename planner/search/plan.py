@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 from ...ir.analysis.dataflow import AnalyseAxes
 from ...ir.devices.cluster import Cluster
 from ...ir.errors import LimitError, PlaitError, UsageError
@@ -15,7 +17,7 @@ from ..question.deadline import Watch
 from ..question.options import PlanOptions
 from .driver import SearchSpace
 from .families import with_families
-from .first_plan import first_fitting
+from .first_plan import first_fitting, never_fits, smallest_candidates
 from .infeasible import impossible, infeasible
 from .memory_balance import memory_balanced
 from .to_plan import assemble, least_seconds
@@ -55,11 +57,15 @@ def plan(
     if watch is not None:
         least = least_seconds(space.pricer)
         space.watch = lambda best, bound: watch(best, min(best, max(bound, least)))
-    first = first_fitting(space)
+    refused = never_fits(space)
+    if refused:
+        space.candidates += chain.from_iterable(smallest_candidates(space))
+    first = None if refused else first_fitting(space)
     if first is not None:
         space.watch(first.step_seconds, 0.0)
     try:
-        searched(space)
+        if not space.candidates:
+            searched(space)
     except KeyboardInterrupt:
         if first is None:
             raise
@@ -116,7 +122,7 @@ def chosen_plan(space: SearchSpace, best: Candidate, observer: Observer | None =
 def no_plan(space: SearchSpace) -> PlaitError:
     """The error that says why a space has no plan, and what would give one."""
     model, options = space.pricer.model, space.options
-    if space.deadline.stopped:
+    if space.deadline.stopped and not (space.candidates and never_fits(space)):
         return LimitError(f"time was up: nothing that fits was found yet{_smallest(space)}")
     if space.candidates:
         return infeasible(space)

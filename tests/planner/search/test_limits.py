@@ -5,10 +5,12 @@ from unittest import mock
 import pytest
 
 from plait.cost_model.hardware import load_cluster
+from plait.ir.capture import trace
 from plait.ir.errors import InfeasibleError, LimitError, UsageError
 from plait.planner import PlanOptions, plan
 from plait.planner.search.driver import SearchSpace
-from plait.planner.search.first_plan import MOST_TRIED, first_fitting
+from plait.planner.search.first_plan import MOST_TRIED, first_fitting, least_bytes, never_fits
+from plait.tests.faults import random_models
 
 
 def test_time_that_is_up_leaves_a_plan_or_says_so(traced):
@@ -81,4 +83,31 @@ def test_a_first_plan_takes_few_prices(traced, share):
     with mock.patch.object(space.pricer, "assemble", wraps=space.pricer.assemble) as priced:
         first = first_fitting(space)
     assert (first is not None) == (share > 0)
+    assert never_fits(space) == (share == 0)
     assert 1 <= priced.call_count <= 20 * MOST_TRIED
+
+
+def check_least_states(model, roles, optimizer="adamw"):
+    """No candidate of a whole space needs less than its states are said to; the fraction that they are
+    of the smallest."""
+    cluster = load_cluster("2x2xh100")
+    space = SearchSpace.create(model, cluster, PlanOptions(roles=roles, optimizer=optimizer))
+    space.slow_factor = 1e9  # nothing is skipped
+    space.run()
+    least = least_bytes(space).total_bytes
+    smallest = min(c.peak_bytes for c in space.candidates)
+    assert smallest >= least + cluster.device.runtime_overhead_bytes
+    return least / (smallest - cluster.device.runtime_overhead_bytes)
+
+
+def test_no_candidate_is_smaller_than_its_states(traced):
+    assert check_least_states(traced("gpt2"), ("dp", "zero1")) > 0.2
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(12))
+def test_no_candidate_of_a_random_model_is_smaller_than_its_states(seed):
+    module, batch = random_models.build(seed)
+    model = trace(module, batch, precision=(None, "bf16")[seed % 2])
+    for roles in (("dp",), ("zero1", "pp"), ("zero2", "tp"), ("zero3", "pp", "tp"), ("tp", "cp")):
+        assert check_least_states(model, roles, ("adamw", "sgd", "adafactor")[seed % 3]) > 0
