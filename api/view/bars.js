@@ -65,7 +65,8 @@ function bars(node, list, colour, show, limit, cursor, share) {
     });
     if (limit) make("div", strip, undefined, "budget").style.left = 100 * (bar.limit_bytes || budget) / most + "%";
     const total = totalOf(bar);
-    make("span", grid, show(total), "right" + (over(bar, total) ? " over" : ""));
+    const told = bar.limit_bytes && !limit ? ` of ${show(bar.limit_bytes)}` : ""; // a budget that is not drawn
+    make("span", grid, show(total) + told, "right" + (over(bar, total) ? " over" : ""));
   });
   onRedraw(() => grid.querySelectorAll(".part").forEach(part => {
     const name = part.dataset.name;

@@ -10,6 +10,7 @@ from ..plan.plan import Alternative, Layers, Plan
 from ..plan.schedules.registry import schedule_text
 from .units import count, gib, micro_batches, seconds
 
+NAME_WIDTH = 32  # of a run of layers
 AS_FAST = 0.01  # of a step: nearer plans are not known to differ
 
 
@@ -83,8 +84,7 @@ def plan_summary(plan: Plan) -> str:
         f"  compress  {c.subject} over {c.role}: {c.program} ({c.strategy})"
         for c in plan.compression
     ]
-    for number in range(len(plan.stages)):
-        lines += _stage(plan, number)
+    lines += _groups(plan) if plan.groups else _stages(plan)
     terms = plan.stages[fullest].memory_terms
     lines.append(
         f"  memory    stage {fullest}: "
@@ -100,7 +100,7 @@ def plan_summary(plan: Plan) -> str:
 
 
 def _devices(plan: Plan) -> str:
-    return f"{plan.mesh.size} device{'' if plan.mesh.size == 1 else 's'}"
+    return f"{plan.mesh.size:,} device{'' if plan.mesh.size == 1 else 's'}"
 
 
 def costs_of_step(plan: Plan) -> str:
@@ -159,25 +159,53 @@ def group_line(plan: Plan, number: int) -> str:
     )
 
 
-def _stage(plan: Plan, number: int) -> Iterator[str]:
-    """Runs of layers; equal runs of several model chunks as one."""
+def _groups(plan: Plan) -> Iterator[str]:
+    """Every device group with its runs of layers; one that does what another does names it."""
+    first: dict[tuple[str, ...], int] = {}
+    for number in range(len(plan.stages)):
+        ranks, _, does = group_line(plan, number).partition(", ")
+        runs = [f"  {'':<9} {describe(plan, *run)}" for run in _runs(plan, number)]
+        same = first.setdefault((does, *runs), number)
+        if same < number:
+            yield f"  stage {number:<3} {ranks}: as stage {same}"
+        else:
+            yield f"  stage {number:<3} {ranks}, {does}"
+            yield from runs
+
+
+def _stages(plan: Plan) -> Iterator[str]:
+    """Runs of layers of every stage; stages that follow each other with equal runs as one."""
+    by_stage = [list(_runs(plan, number)) for number in range(len(plan.stages))]
+    texts = [[describe(plan, *run) for run in runs] for runs in by_stage]
+    number = 0
+    while number < len(texts):
+        last = number
+        while last + 1 < len(texts) and texts[last + 1] == texts[number]:
+            last += 1
+        label = f"stage {number}" if last == number else f"stage {number}-{last}"
+        for i, (layers, times) in enumerate(by_stage[number]):
+            text = describe(plan, layers, times, NAME_WIDTH - max(0, len(label) - 9) * (i == 0))
+            yield f"  {label if i == 0 else '':<9} {text}"
+        number = last + 1
+
+
+def _runs(plan: Plan, number: int) -> Iterator[tuple[Layers, int]]:
+    """Runs of layers of a stage with their numbers of calls; equal ones of several model chunks as
+    one."""
     runs_by: dict[tuple[int, MemoryAction, float, float], list[Layers]] = {}
     for x in (x for x in plan.layers if plan.stage_of_layers(x) == number):
         key = x.sharding, x.memory, x.forward_seconds, x.backward_seconds
         runs_by.setdefault(key, []).append(x)
-    if plan.groups:
-        yield f"  stage {number:<3} {group_line(plan, number)}"
-    for i, runs in enumerate(runs_by.values()):
-        label = f"stage {number}" if i == 0 and not plan.groups else ""
-        yield f"  {label:<9} {describe(plan, runs[0], sum(x.last - x.first for x in runs))}"
+    for runs in runs_by.values():
+        yield runs[0], sum(x.last - x.first for x in runs)
 
 
-def describe(plan: Plan, layers: Layers, times: int) -> str:
+def describe(plan: Plan, layers: Layers, times: int, width: int = NAME_WIDTH) -> str:
     """A run of `times` calls in one line."""
     name = plan.shardings[layers.sharding].function
     span = f"{name} ×{times}" if times > 1 else name
     strategy = f"{plan.strategy_of(layers)!s:<20} " if len(plan.strategies) > 1 else ""
     return (
-        f"{span:<32} {strategy}{layers.memory:<11} forward {seconds(layers.forward_seconds)}, "
+        f"{span:<{width}} {strategy}{layers.memory:<11} forward {seconds(layers.forward_seconds)}, "
         f"backward {seconds(layers.backward_seconds)} each"
     )
