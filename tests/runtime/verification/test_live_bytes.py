@@ -77,7 +77,7 @@ def peaks(name, folder, variants, micro_batches, **precisions):
 
 @pytest.mark.ranks
 @pytest.mark.parametrize(
-    ("name", "micro_batches"), some_rows([("gpt2", 1), ("llama", 1), ("gpt2", 2), ("llama", 2)], 4)
+    ("name", "micro_batches"), some_rows([("gpt2", 2), ("llama", 1), ("gpt2", 1), ("llama", 2)], 4)
 )
 def test_a_program_keeps_its_promise(name, micro_batches, tmp_path):
     for promised, measured in peaks(name, tmp_path, VARIANTS, micro_batches):
@@ -114,10 +114,11 @@ def test_a_large_vocabulary_in_shards_keeps_its_promise(tmp_path):
 
 
 @pytest.mark.ranks
-def test_programs_keep_their_promise_where_weights_travel_compressed(tmp_path):
-    variants = [variant for variant in peak.VARIANTS if variant.compress != "none"]
+@pytest.mark.parametrize("share", [3, pytest.param(1, marks=pytest.mark.long)])
+def test_programs_keep_their_promise_where_weights_travel_compressed(share, tmp_path):
+    variants = [variant for variant in peak.VARIANTS if variant.compress != "none"][1::share]
     found = list(peak.rows(["wide"], variants, tmp_path))
-    assert len(found) == len(variants) > 2
+    assert len(found) == len(variants) > 0
     assert all(0 <= row.slack <= 0.6 for row in found)
 
 
@@ -137,7 +138,7 @@ def test_programs_with_a_part_in_shards_keep_their_promise(name, share, tmp_path
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize(("name", "share"), some_rows([("gpt2", 3), ("gpt2", 1), ("llama", 1)], 3))
+@pytest.mark.parametrize(("name", "share"), some_rows([("gpt2", 4), ("gpt2", 1), ("llama", 1)], 3))
 def test_compressed_activations_keep_the_promise(name, share, tmp_path):
     """Values of 65 KiB and more; where layers recompute, the worst moment is in a layer that sums."""
     variants = [
@@ -147,7 +148,7 @@ def test_compressed_activations_keep_the_promise(name, share, tmp_path):
             ("pp=2", 4, "keep", 172 * 4),
             ("tp=2", 1, "recompute", 86),
             ("tp=2", 2, "recompute", 256),
-        )[::share]
+        )[3::-share]
     ]
     bare = [variant._replace(compress="none") for variant in variants]
     plain = [stage for _, made in peak.compiled(name, bare, tmp_path) for stage in made.stages]
