@@ -165,7 +165,7 @@ def _made_of(plan: Plan, number: int, terms: StageTerms) -> dict[tuple[str, int]
     stage = plan.stages[number]
     shares, count = chunk_shares(plan, stage), plan.micro_batches_of(number)
     backward = kinds(terms.backward)
-    inputs, weights = _divided(backward, stage.weights_share)
+    inputs, weights = inputs_and_weights(backward, stage.weights_share)
     halves = {"F": kinds(terms.forward), "B": backward, "I": inputs, "W": weights}
     return {
         (kind, chunk): tuple((name, _digits(s * share / count)) for name, s in half)
@@ -174,7 +174,7 @@ def _made_of(plan: Plan, number: int, terms: StageTerms) -> dict[tuple[str, int]
     }
 
 
-def _divided(backward: Parts, share: float) -> tuple[Parts, Parts]:
+def inputs_and_weights(backward: Parts, share: float) -> tuple[Parts, Parts]:
     """Backward of inputs and of weights, which take this share of it: the latter computes, as far as
     there is computing; what the stage before waits for has the collectives."""
     left = share * sum(amount for _, amount in backward)

@@ -17,6 +17,7 @@ from plait.api.view import Report, page, render, report_of_model, report_of_plan
 from plait.api.view.call_names import span_name
 from plait.api.view.exports.slots import all_events, slots_of
 from plait.api.view.layout import arrange
+from plait.api.view.plans.from_schedule import inputs_and_weights
 from plait.api.view.report import (
     Bar,
     Box,
@@ -178,6 +179,16 @@ def test_the_bars_add_up_to_peak_and_step(plan):
     for bar in report.step:
         total = sum(amount for _, amount in bar.parts)
         assert total == pytest.approx(plan.prediction.step_seconds, rel=0.02)
+
+
+def test_weights_take_computing_and_inputs_the_collectives():
+    backward = (("compute", 6.0), ("all_reduce over tp", 2.0))
+    inputs, weights = inputs_and_weights(backward, 0.25)
+    assert weights == (("compute", 2.0),)
+    assert dict(inputs) == {"compute": 4.0, "all_reduce over tp": 2.0}
+    assert dict(inputs_and_weights(backward, 0.9)[1]) == pytest.approx(
+        {"compute": 6.0, "all_reduce over tp": 1.2}
+    )
 
 
 def test_every_edge_goes_to_a_later_column(plan, model):
