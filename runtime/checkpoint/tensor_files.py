@@ -38,10 +38,12 @@ from torch.distributed.checkpoint.planner import (
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.futures import Future
 
 from ...ir.errors import FileError
 from ..comm.process_group import Group
 from ..state.local_tensor import LocalTensor, TensorBox
+from .stored_tensors import StoredTensors
 
 METADATA = ".metadata"
 
@@ -137,11 +139,7 @@ class _Loader(LoadPlanner):
         index = read_item.dest_index
         chunks = [c for c in self.tensors[index.fqn].chunks if c.values.numel()]
         assert index.index is not None
-        values = chunks[index.index].values
-        pairs = zip(read_item.dest_offsets, read_item.lengths, strict=True)
-        for dim, (start, length) in enumerate(pairs):
-            values = values.narrow(dim, start, length)
-        return values
+        return _part(chunks[index.index].values, read_item.dest_offsets, read_item.lengths)
 
     def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None:
         """Nothing: the tensor is the memory that was asked to be filled."""
@@ -164,6 +162,41 @@ class _Reader(FileSystemReader):
         if foreign:
             raise FileError(f"{self.folder}: points outside its manifest: {sorted(foreign)[0]!r}")
         return metadata
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        """Fill what a plan asks for: files from front to back, every stored chunk read once. None was
+        transformed when it was written."""
+        wanted: dict[str, dict[MetadataIndex, list[ReadItem]]] = {}
+        for item in plan.items:
+            name = self.storage_data[item.storage_index].relative_path
+            wanted.setdefault(name, {}).setdefault(item.storage_index, []).append(item)
+        tensors = StoredTensors()
+        for name, chunks in wanted.items():
+            with self.fs.create_stream(self.fs.concat_path(self.path, name), "rb") as file:
+                for index in sorted(chunks, key=lambda index: self.storage_data[index].offset):
+                    stored = self.storage_data[index]
+                    archive = self._slice_file(file, stored)
+                    _fill(planner, chunks[index], tensors.read(archive, stored.length))
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+
+def _fill(planner: LoadPlanner, items: list[ReadItem], chunk: Tensor) -> None:
+    """Copy parts of a stored chunk to where they are wanted."""
+    for item in items:
+        target = planner.resolve_tensor(item)
+        part = _part(chunk, item.storage_offsets, item.lengths)
+        if target.shape != part.shape:
+            raise FileError(f"{item.storage_index.fqn} is stored in another shape")
+        target.detach().copy_(part)
+        planner.commit_tensor(item, target)
+
+
+def _part(values: Tensor, offsets: torch.Size, lengths: torch.Size) -> Tensor:
+    for dim, (start, length) in enumerate(zip(offsets, lengths, strict=True)):
+        values = values.narrow(dim, start, length)
+    return values
 
 
 class _Unpickler(pickle.Unpickler):
