@@ -29,8 +29,9 @@ class Job(NamedTuple):
     questions: dict[str, tuple[str, dict[str, Any]]]
 
 
-def questions(layers: str, uniform: str, clusters: tuple[str, str]) -> dict[str, Any]:
-    """The questions to a job: a pin of some `layers`, one of all, more nodes and another device."""
+def questions(tokens: int, layers: str, uniform: str, clusters: tuple[str, str]) -> dict[str, Any]:
+    """The questions to a job: half its `tokens`, a pin of some
+    `layers`, one of all, more nodes and another device."""
     nodes, device = clusters
 
     def change(**of: Any) -> tuple[str, dict[str, Any]]:
@@ -41,6 +42,7 @@ def questions(layers: str, uniform: str, clusters: tuple[str, str]) -> dict[str,
         "twice the batch": change(global_batch=512),
         "less memory": change(memory="60GiB"),
         "much less memory": change(memory="40GiB"),
+        "half the tokens": change(seq=tokens // 2),
         "pin of some layers": change(pin=layers),
         "pin of all layers": change(pin=f"*:{uniform}"),
         "more nodes": change(cluster=nodes),
@@ -56,17 +58,35 @@ JOBS = (
     Job(
         "GPT-2 on 8",
         {"source": f"hf:{CONFIGS / 'gpt2.json'}", "seq": 1024, "cluster": "8xh100"},
-        questions("transformer.h.[0-5]:zero3=8", "dp=4,tp=2", ("16xh100", "8xa100-80")),
+        questions(1024, "transformer.h.[0-5]:zero3=8", "dp=4,tp=2", ("16xh100", "8xa100-80")),
     ),
     Job(
         "Llama-3-8B on 64",
         {"source": f"hf:{CONFIGS / 'llama3-8b.json'}", "seq": 4096, "cluster": "8x8xh100"},
-        questions("model.layers.[0-7]:zero3=64", "dp=8,tp=8", ("16x8xh100", "8x8xa100-80")),
+        questions(4096, "model.layers.[0-7]:zero3=64", "dp=8,tp=8", ("16x8xh100", "8x8xa100-80")),
+    ),
+    Job(
+        "Llama-3.1-405B on 16,384",
+        {
+            "source": f"hf:{CONFIGS / 'llama3.1-405b.json'}",
+            "seq": 8192,
+            "cluster": "2048x8xh100",
+            "precision": "bf16",
+            "global_batch": 2048,
+        },
+        questions(
+            8192,
+            "model.layers.[0-7]:pp=16,zero1=128,tp=8",
+            "pp=16,zero1=128,tp=8",
+            ("1024x8xh100", "2048x8xa100-80"),
+        ),
     ),
     Job(
         "Mixtral-8x7B on 64",
         {"source": f"hf:{CONFIGS / 'mixtral-8x7b.json'}", "seq": 4096, "cluster": "8x8xh100"},
-        questions("model.layers.[0-7]:zero3=64", "zero3=8,tp=8", ("16x8xh100", "8x8xa100-80")),
+        questions(
+            4096, "model.layers.[0-7]:zero3=64", "zero3=8,tp=8", ("16x8xh100", "8x8xa100-80")
+        ),
     ),
 )
 
@@ -83,7 +103,7 @@ def asked(session: Session, method: str, params: dict[str, Any]) -> str:
 
 def measure(job: Job, seed: int) -> dict[str, str]:
     """Milliseconds of every question of a job, the first plan first."""
-    base = {**job.params, "batch": 1, "global_batch": 256}
+    base = {"global_batch": 256, **job.params, "batch": 1}
     session, order = Session(), list(job.questions)
     random.Random(seed).shuffle(order)
     milliseconds = {"first plan": asked(session, "plan", base), **dict.fromkeys(job.questions, "")}

@@ -39,6 +39,7 @@ class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     global_batch: Count | None = None
     memory: Text | None = None
     cluster: Text | None = None
+    seq: Annotated[Count | None, Meta(description="tokens per sample of an hf: source")] = None
     pin: Annotated[Text | None, Meta(description="one more pin: 'GLOB:STRATEGY'")] = None
 
     def apply(self, job: PlanningJob) -> PlanningJob:
@@ -60,7 +61,7 @@ class ExplainParams(PlanningJob, frozen=True):
 
 
 class WhatIfParams(PlanningJob, frozen=True):
-    """What the plan becomes after a change of batch, memory, cluster or one pin."""
+    """What the plan becomes after a change of batch, memory, cluster, tokens or one pin."""
 
     change: Change = Change()
 

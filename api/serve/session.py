@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from ...cost_model.hardware import load_cluster
 from ...ir.devices.cluster import Cluster
-from ...ir.errors import InfeasibleError, PlaitError
+from ...ir.errors import InfeasibleError, PlaitError, UsageError
 from ...ir.model.model import Model
 from ...ir.plan.plan import Plan
 from ...ir.text.units import gib, parse_memory
@@ -24,6 +24,7 @@ from ...planner.search.changes import (
     other_batch,
     other_cluster,
     other_memory,
+    other_model,
     other_pin,
     price_pinned,
     searched_pin,
@@ -104,9 +105,13 @@ class Session:
     def changed(self, job: PlanningJob, change: Change) -> ChangedJob:
         """The best candidate of a job after a change; raises PlaitError where nothing fits."""
         space, exact = self.space(job), True
+        if change.seq is not None:
+            job = other_length(job, change.seq)
+            resized = None if job.pins else other_model(space, self.opened(job))
+            space, exact = resized or self.space(job), resized is None
         if change.cluster is not None:
             moved = None if job.pins else other_cluster(space, load_cluster(change.cluster))
-            exact = moved is None
+            exact = exact and moved is None
             space = moved or self.space(replace(job, cluster=change.cluster))
         if change.global_batch is not None:
             space, exact = other_batch(space, change.global_batch), False
@@ -117,6 +122,13 @@ class Session:
             space = pinned or searched_pin(space, parse_pin(change.pin))
             exact = exact and pinned is None
         return ChangedJob(space, fastest(space), exact)
+
+
+def other_length(job: PlanningJob, seq: int) -> PlanningJob:
+    """The job with samples of `seq` tokens. Raises UsageError for a source that makes its own."""
+    if not job.source.startswith("hf:"):
+        raise UsageError(f"{job.source:.200} has samples of its own length: seq is for hf: sources")
+    return replace(job, seq=seq)
 
 
 def settle_garbage() -> None:

@@ -3,6 +3,7 @@
     memory limit    its candidates are compared again; a search where none fits
     global batch    its strategies on the batch, in micro-batches of the same sizes
     cluster         its strategies, as wide as the devices, under the shardings that were found
+    tokens          its strategies on the model that is traced with them
     pin             its strategies with the pinned layers; of all layers that strategy alone
 
 The answers are plans that can be had, not always the best: a search of the changed job may find better.
@@ -60,6 +61,13 @@ def other_cluster(space: SearchSpace, cluster: Cluster) -> SearchSpace | None:
     pricer = space.prices.moved(space.pricer, cluster)
     shares_prices = pricer.function_prices.tables is space.pricer.function_prices.tables
     other = _repriced(space, pricer, MOST_STRATEGIES if shares_prices else MOST_MOVED)
+    return other if other.fitting() else None
+
+
+def other_model(space: SearchSpace, opened: SearchSpace) -> SearchSpace | None:
+    """The strategies of a space on the model of another one, such as the same with longer samples; None
+    where none of them fits there."""
+    other = _repriced(space, opened.pricer, MOST_MOVED)
     return other if other.fitting() else None
 
 

@@ -178,9 +178,7 @@ class SearchSpace:
             for c in group:
                 runs = [n for n in names if not self.engine.schedule_refusal(c.strategies[0], n)]
                 for name in runs if demanded else self.worth_trying(c, runs):
-                    again = list(self.under(c, name))
-                    candidates = candidates + again
-                    self.update_best(again)
+                    candidates = [*candidates, *self.under(c, name, demanded)]
         return candidates
 
     def worth_trying(self, candidate: Candidate, names: Sequence[str]) -> list[str]:
@@ -208,16 +206,20 @@ class SearchSpace:
         self.best_seconds = min(self.best_seconds, fastest)
         return fastest
 
-    def under(self, candidate: Candidate, schedule: str) -> Iterator[Candidate]:
-        """A candidate under a schedule, with every number of model chunks per stage that it may have."""
-        stages = candidate.strategies[0].stages
-        for chunks in chunk_counts(schedule, stages, candidate.micro_batches, self.stages):
+    def under(self, candidate: Candidate, schedule: str, demanded: bool) -> Iterator[Candidate]:
+        """A candidate under a schedule in all numbers of model chunks that may be the fastest."""
+        stages, count = candidate.strategies[0].stages, candidate.micro_batches
+        for chunks in reversed([*chunk_counts(schedule, stages, count, self.stages)]):
+            least_seconds = seconds_without_bubble(candidate, [schedule], chunks)
+            if least_seconds >= self.best_seconds and not demanded:
+                return
             assignment = replace(candidate.assignment, model_chunks=chunks, schedule=schedule)
             if len(assignment.decisions) > 1:
                 again = self.pricer.mixed_balanced(assignment)
             else:
                 again = self.pricer.candidate(assignment.first_point)
             if again is not None:
+                self.update_best([again])
                 yield again
 
     def add_memory_actions(self) -> None:

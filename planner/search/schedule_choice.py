@@ -26,9 +26,11 @@ def required(options: PlanOptions) -> bool:
     return options.schedule not in ("auto", "1f1b")
 
 
-def seconds_without_bubble(candidate: Candidate, names: list[str]) -> float:
-    """A lower bound of a candidate's step seconds under schedules."""
-    part = 1 - 1 / MOST_CHUNKS if names == ["interleaved"] else 1.0
+def seconds_without_bubble(
+    candidate: Candidate, names: list[str], chunks: int = MOST_CHUNKS
+) -> float:
+    """A lower bound of a candidate's step seconds under schedules of at most so many model chunks."""
+    part = 1 - 1 / chunks if names == ["interleaved"] else 1.0
     return candidate.step_seconds * (1 - candidate.bubble * part)
 
 

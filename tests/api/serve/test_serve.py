@@ -10,7 +10,7 @@ from plait.api.cli import main
 from plait.api.serve.json_lines import serve
 from plait.api.serve.methods import METHODS, schema, what_if
 from plait.api.serve.requests import Change, PlanningJob, WhatIfParams
-from plait.api.serve.session import Session, other_batch
+from plait.api.serve.session import Session, fastest, other_batch
 from plait.tests.paths import LLAMA
 from plait.tests.sampling import some
 
@@ -195,3 +195,20 @@ def test_the_mcp_server_has_a_tool_per_method(model, session):
     assert good.structured_content["fits"]
     assert bad.is_error
     assert bad.structured_content["smallest_change"]
+
+
+def test_a_model_file_keeps_its_tokens(ask):
+    assert "hf: sources" in ask("what_if", change={"seq": 8})["message"]
+
+
+@pytest.mark.long
+def test_other_lengths_are_plans_that_can_be_had(tmp_path):
+    file, session = tmp_path / "gpt2.json", Session()
+    sizes = {"n_embd": 64, "n_layer": 4, "n_head": 4, "vocab_size": 64, "n_positions": 64}
+    file.write_text(json.dumps({"model_type": "gpt2", **sizes}))
+    job = {"source": f"hf:{file}", "cluster": "4xh100", "seq": 16, "global_batch": 64}
+    answer = what_if(session, WhatIfParams(**job, change=Change(seq=64)))
+    searched = fastest(session.space(PlanningJob(**{**job, "seq": 64})))
+    assert not answer["exact"]
+    assert answer["before"]["step_time_s"] < answer["after"]["step_time_s"]
+    assert searched.step_seconds <= answer["after"]["step_time_s"] <= 1.2 * searched.step_seconds
