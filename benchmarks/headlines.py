@@ -6,7 +6,8 @@
 PATH has public data: `galvatron/`, `placement/`, `minimalloc/`, `compression_tables.csv`; what needs it
 stays empty without. States say what the product does: a generated program runs it, a plan prices it, a
 benchmark simulates it, or nothing. Ours is empty where nothing is measured; `--long` measures what takes
-more than some seconds too.
+more than some seconds too. With `--systems`, `--markdown` writes the rows of these anew and leaves the
+table's others as they are.
 """
 
 from __future__ import annotations
@@ -53,9 +54,19 @@ def cells(made: Row) -> list[str]:
     return [made.system, made.quantity, *numbers, made.unit, made.state, made.conditions]
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    lines = [HEAD, ["---"] * len(HEAD), *map(cells, rows)]
-    return TITLE + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def markdown(rows: Sequence[Row], earlier: str = "") -> str:
+    """The table of all systems: rows of `earlier`, a table, of systems that have none among `rows`."""
+    lines = {system.name: list[str]() for system in SYSTEMS}
+    for line in earlier.splitlines():
+        name = line.removeprefix("| ").partition(" | ")[0]
+        if line.startswith("| ") and name in lines:
+            lines[name].append(line)
+    measured = {r.system for r in rows}
+    lines.update({name: [] for name in measured})
+    for r in rows:
+        lines[r.system].append(f"| {' | '.join(cells(r))} |")
+    head = [f"| {' | '.join(line)} |" for line in (HEAD, ["---"] * len(HEAD))]
+    return TITLE + "\n".join([*head, *(line for name in lines for line in lines[name]), ""])
 
 
 def main(arguments: list[str]) -> int:
@@ -73,7 +84,9 @@ def main(arguments: list[str]) -> int:
         for figure in system.figures
     ]
     if options.markdown:
-        options.markdown.write_text(markdown(rows), encoding="utf-8")
+        there = options.systems and options.markdown.is_file()
+        earlier = options.markdown.read_text(encoding="utf-8") if there else ""
+        options.markdown.write_text(markdown(rows, earlier), encoding="utf-8")
     print(
         msgspec.json.encode(rows).decode()
         if options.json

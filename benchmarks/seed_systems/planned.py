@@ -26,7 +26,7 @@ from plait.ir.lowering.rescale import rescale
 from plait.ir.model.model import Model
 from plait.ir.plan.routing import Routing
 from plait.planner import PlanOptions
-from plait.planner.question.pins import pin_all
+from plait.planner.question.pins import parse_pin, pin_all
 
 LLAMA_8B = Path(__file__).parents[2] / "examples" / "configs" / "llama3-8b.json"
 TIGHT_GIB, ROOMY_GIB = 8, 16
@@ -84,6 +84,30 @@ def osdp_gain(_: Path | None) -> float | None:
     if plain is None or split is None:
         return None
     return 100 * (plain.sample_seconds / split.sample_seconds - 1)
+
+
+def _layers_of(width: int) -> Model:
+    """Two layers of a GPT-2 so wide, of 1,024 words, on eight samples of 512 tokens."""
+    config = transformers.GPT2Config(vocab_size=1024, n_embd=width, n_layer=2, n_head=width // 128)
+    return _traced(lambda: transformers.GPT2LMHeadModel(config), 8, 512, f"gpt2-{width}")
+
+
+@cache
+def widest(role: str) -> int:
+    """The widest layers, in multiples of 512, of which eight devices of 8 GiB train two under a role."""
+    pins = (*pin_all("zero3=8"), parse_pin(f"transformer.h.*:{role}=8"))
+    options = PlanOptions(memory_bytes=TIGHT_GIB << 30, pins=pins, micro_batches=1)
+    fits, too_wide = 4096, 16384
+    while too_wide - fits > 512:
+        width = (fits + too_wide) // 1024 * 512
+        answer = galvatron_table.planned(_layers_of(width), load_cluster("8xrtx-titan"), options)
+        fits, too_wide = (width, too_wide) if answer else (fits, width)
+    return fits
+
+
+def slices_gain(_: Path | None) -> float | None:
+    """Times as many parameters of a layer where its products gather weights in slices."""
+    return (widest("slice") / widest("zero3")) ** 2
 
 
 def _traced(module: Any, batch: int, tokens: int, name: str) -> Model:

@@ -37,6 +37,17 @@ def test_rows_are_json(capsys):
     assert all(set(r) == keys and r["ours"] > 1 for r in rows)
 
 
+def test_rows_of_some_systems_are_written_anew_among_the_others(tmp_path, capsys):
+    """Others stay as they are, in the order of the systems."""
+    table = tmp_path / "table.md"
+    one = headlines.Row("Galvatron", "as it was", 1, 2, "", "plan", "")
+    table.write_text(headlines.markdown([one]) + "| CSER | stale | | 1 | | program | |\n")
+    assert headlines.main(["--systems", "CSER", "--markdown", str(table)]) == 0
+    lines = table.read_text().splitlines()
+    assert "stale" not in table.read_text()
+    assert [line.split(" | ")[0] for line in lines[-2:]] == ["| Galvatron", "| CSER"]
+
+
 def test_unknown_systems_are_refused():
     with pytest.raises(SystemExit, match="TSPLIT"):
         headlines.main(["--systems", "TSPLI"])

@@ -2,12 +2,15 @@
 
 import pytest
 
+from plait.benchmarks import peak
+from plait.benchmarks.peak import Variant
 from plait.codegen import compile_program, write_program
 from plait.cost_model.hardware import load_cluster
 from plait.ir.lowering.products import slices
 from plait.planner import PlanOptions, plan
 from plait.planner.question.pins import parse_pin
 from plait.runtime.verification.verify import Job, verify
+from plait.tests import ranks
 from plait.tests.codegen.sources import sourced
 
 CASES = (  # model, pins, micro-batches, memory action
@@ -41,3 +44,15 @@ def test_they_compute_what_one_process_computes(tmp_path, monkeypatch):
         jobs.append(Job(pins, str(folder), models[name].source, models[name].file, steps=3))
     for verdict in verify(jobs, 4, 600):
         assert verdict.passed, str(verdict)
+
+
+@pytest.mark.ranks
+@pytest.mark.long
+def test_ranks_hold_half_of_what_zero3_holds(tmp_path, monkeypatch):
+    """Live bytes of two steps, on the fuller of two ranks; and no more than the plan promised."""
+    monkeypatch.setattr(slices, "SLICE_BYTES", 65536)
+    monkeypatch.setattr(peak, "launch", ranks.launch)
+    variants = [Variant(text, 1, "recompute", "sgd", batch=2) for text in ("zero3=2", "slice=2")]
+    whole, sliced = peak.rows(["wide"], variants, tmp_path)
+    assert sliced.measured.peak < whole.measured.peak / 2
+    assert sliced.measured.peak <= sliced.promised
