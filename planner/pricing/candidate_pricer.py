@@ -276,20 +276,34 @@ class CandidatePricer:
         reshard_seconds: Sequence[float],
     ) -> tuple[Stage, ...] | None:
         """The stages of these decisions; None where a stage has no work."""
-        stages: list[Stage] = []
         spans_by_stage = stage_model_chunks(bounds, assignment.model_chunks, assignment.schedule)
-        for number, spans in enumerate(spans_by_stage):
-            strategy_costs = self.costs_by_strategy(assignment, spans, prices)
-            if not strategy_costs:
-                return None
-            micro_batches = assignment.micro_batches
-            saved = self.aggregator.saved_bytes(prices, spans)
-            in_flight = self.stage_pricer.in_flight(
-                len(spans_by_stage), number, micro_batches, saved, assignment.schedule
-            )
-            resharding = sum(sum(reshard_seconds[first:last]) for first, last in spans)
-            stages.append(self.stage_pricer.stage(strategy_costs, in_flight, resharding))
-        return tuple(stages)
+        count = len(spans_by_stage)
+        stages = [
+            self.mixed_stage(assignment, (number, count), spans, prices, reshard_seconds)
+            for number, spans in enumerate(spans_by_stage)
+        ]
+        with_work = tuple(stage for stage in stages if stage is not None)
+        return with_work if len(with_work) == count else None
+
+    def mixed_stage(
+        self,
+        assignment: Assignment,
+        place: tuple[int, int],
+        spans: tuple[Span, ...],
+        prices: list[CallPrice],
+        reshard_seconds: Sequence[float],
+    ) -> Stage | None:
+        """One stage of these decisions, `place` its number and how many there are; None without work."""
+        strategy_costs = self.costs_by_strategy(assignment, spans, prices)
+        if not strategy_costs:
+            return None
+        number, count = place
+        saved = self.aggregator.saved_bytes(prices, spans)
+        in_flight = self.stage_pricer.in_flight(
+            count, number, assignment.micro_batches, saved, assignment.schedule
+        )
+        resharding = sum(sum(reshard_seconds[first:last]) for first, last in spans)
+        return self.stage_pricer.stage(strategy_costs, in_flight, resharding)
 
     def costs_by_strategy(
         self, assignment: Assignment, spans: tuple[Span, ...], prices: list[CallPrice]

@@ -1,27 +1,36 @@
 """Stages balanced in memory as well as time (Galvatron-BMW, Wang et al. 2024).
 
-Stages of equal seconds are unequal in bytes: the first hold more micro-batches, the last has the head.
-A candidate that exceeds memory passes layers from its fullest stage to the emptiest one, which is
-slower by those layers and may be the only one that fits:
+Stages of equal seconds are unequal in bytes: the first hold more micro-batches and the embedding, the
+last has the head. The layers of a candidate that exceeds memory are dealt out anew, so that every stage
+fits and the slowest takes as little as it can:
 
-    8,8,8,8    31 27 23 25 GiB    of 28
-    7,8,9,8    27 27 26 25 GiB
+    6,6,6,6    29 24 23 29 GiB    of 27
+    5,7,7,5    26 27 26 25 GiB
+
+A stage with fewer calls takes less of both, so stages that take as many calls as fit, one after the
+other, find bounds wherever there are any.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import pairwise
+from math import inf
 
+from ...ir.cached import cached_method
+from ...ir.plan.plan import Stage
+from ..pricing.candidate_pricer import CandidatePricer
 from ..question.candidate import Candidate
 from .driver import SearchSpace
 
 TRIED = 12  # candidates, the fastest first
-EXCESS = 1.5  # times the memory limit, beyond which passing layers on does not help
+EXCESS = 1.5  # times the memory limit, beyond which other stages do not help
+CLOSE = 1e-3  # of the slowest stage's seconds
 
 
 def memory_balanced(space: SearchSpace) -> Iterator[Candidate]:
-    """Candidates that fit once layers are passed between their stages, faster than what fits so far."""
+    """Candidates that fit once their layers are dealt out anew, faster than what fits so far."""
     limit, engine = space.memory_limit_bytes, space.engine
     tight = [
         c
@@ -37,29 +46,72 @@ def memory_balanced(space: SearchSpace) -> Iterator[Candidate]:
         if candidate.step_seconds >= space.best_seconds or space.deadline.passed():
             return
         balanced = fitted(space, candidate)
-        if balanced is not None:
+        if balanced is not None and balanced.peak_bytes <= limit:
             space.update_best([balanced])
             yield balanced
 
 
 def fitted(space: SearchSpace, candidate: Candidate) -> Candidate | None:
-    """The candidate with layers passed on, one at a time, until it fits; None where it never does."""
-    while candidate.peak_bytes > space.memory_limit_bytes:
-        peaks = [stage.peak_bytes for stage in space.pricer.stages(candidate)]
-        bounds = passed_on(candidate.bounds, peaks.index(max(peaks)), peaks.index(min(peaks)))
-        if bounds is None:
-            return None
-        moved = space.pricer.mixed(candidate.assignment, bounds)
-        if moved is None or moved.peak_bytes >= candidate.peak_bytes:
-            return None
-        candidate = moved
-    return candidate
+    """The candidate with the bounds of stages that fit whose slowest takes least; None without any."""
+    stages, limit = StageSpans(space.pricer, candidate), space.memory_limit_bytes
+    bounds = stages.bounds(limit, inf)
+    if bounds is None:
+        return None
+    low, high = stages.slowest(candidate.bounds), stages.slowest(bounds)
+    while high - low > CLOSE * high:
+        middle = (low + high) / 2
+        faster = stages.bounds(limit, middle)
+        if faster is None:
+            low = middle
+        else:
+            bounds, high = faster, stages.slowest(faster)
+    return space.pricer.mixed(candidate.assignment, bounds)
 
 
-def passed_on(bounds: tuple[int, ...], fullest: int, emptiest: int) -> tuple[int, ...] | None:
-    """Bounds of stages with one call fewer in the fullest and one more in the emptiest; None where a
-    stage would have none. Stages between them pass one on."""
-    step = 1 if emptiest < fullest else -1
-    low, high = sorted((fullest, emptiest))
-    moved = tuple(b + step * (low < i <= high) for i, b in enumerate(bounds))
-    return moved if all(a < b for a, b in pairwise(moved)) else None
+class StageSpans:
+    """The stages that a candidate's calls can be dealt out to."""
+
+    def __init__(self, pricer: CandidatePricer, candidate: Candidate) -> None:
+        self.pricer, self.assignment = pricer, candidate.assignment
+        self.calls, self.count = len(pricer.calls), len(candidate.bounds) - 1
+        prices = pricer.call_prices.for_assignment(candidate.assignment)
+        reshard_seconds = pricer.reshard_prices.seconds(candidate.assignment)
+        assert prices is not None
+        assert reshard_seconds is not None
+        self.prices, self.reshard_seconds = prices, reshard_seconds
+
+    @cached_method
+    def stage(self, number: int, first: int, last: int) -> Stage | None:
+        """Stage `number` with calls `first` to `last` - 1; None if they are no work."""
+        spans = ((first, last),)
+        of_calls = self.prices, self.reshard_seconds
+        return self.pricer.mixed_stage(self.assignment, (number, self.count), spans, *of_calls)
+
+    def busy_seconds(self, number: int, first: int, last: int) -> float:
+        stage = self.stage(number, first, last)
+        return 0.0 if stage is None else stage.forward_seconds + stage.backward_seconds
+
+    def slowest(self, bounds: tuple[int, ...]) -> float:
+        """Seconds of a micro-batch in the slowest stage."""
+        return max(self.busy_seconds(n, *span) for n, span in enumerate(pairwise(bounds)))
+
+    def fits(self, number: int, first: int, last: int, limit_bytes: int, seconds: float) -> bool:
+        stage = self.stage(number, first, last)
+        fast = self.busy_seconds(number, first, last) <= seconds
+        return stage is None or (stage.peak_bytes <= limit_bytes and fast)
+
+    def bounds(self, limit_bytes: int, seconds: float) -> tuple[int, ...] | None:
+        """Bounds of stages within bytes and seconds of a micro-batch; None where there are none."""
+        bounds = [0]
+        for number in range(self.count):
+            first, left = bounds[-1], self.count - 1 - number
+            ends = range(first + 1 if left else self.calls, self.calls - left + 1)
+            fitting = bisect_left(
+                ends,
+                True,
+                key=lambda end, n=number, a=first: not self.fits(n, a, end, limit_bytes, seconds),
+            )
+            if not fitting:
+                return None
+            bounds.append(ends[fitting - 1])
+        return tuple(bounds)

@@ -1,39 +1,49 @@
-"""Layers pass from full stages to emptier ones where equal ones do not fit."""
+"""Layers are dealt out anew where equal stages do not fit."""
 
 from contextlib import suppress
+from itertools import combinations
 
 import pytest
 
 from plait.cost_model.hardware import load_cluster
+from plait.ir.capture import trace
 from plait.ir.errors import PlaitError
 from plait.planner import PlanOptions, plan
 from plait.planner.question.pins import pin_all
 from plait.planner.search.driver import SearchSpace
-from plait.planner.search.memory_balance import fitted, passed_on
+from plait.planner.search.memory_balance import fitted
+from plait.tests.zoo.decoders import llama
+
+OPTIONS = PlanOptions(pins=pin_all("pp=4"), micro_batches=8, schedule="1f1b")
 
 
-def test_stages_between_pass_one_on():
-    assert passed_on((0, 4, 8, 12, 16), 0, 2) == (0, 3, 7, 12, 16)
-    assert passed_on((0, 4, 8, 12, 16), 3, 1) == (0, 4, 9, 13, 16)
-    assert passed_on((0, 1, 2), 0, 1) is None
+@pytest.fixture(scope="module")
+def space():
+    """Eight layers between a wide embedding and a wide head on four devices."""
+    module, batch = llama(layers=8, vocab_size=3000)
+    return SearchSpace.create(trace(module.train(), batch), load_cluster("4xh100"), OPTIONS)
 
 
-def test_an_uneven_plan_fits_where_an_even_one_does_not(traced):
-    model, cluster = traced("gpt2"), load_cluster("2xh100")
-    space = SearchSpace.create(model, cluster, PlanOptions(pins=pin_all("pp=2"), micro_batches=4))
-    space.run()
-    candidate = max(space.candidates, key=lambda c: c.peak_bytes)
-    peaks = [stage.peak_bytes for stage in space.pricer.stages(candidate)]
-    fullest, emptiest = peaks.index(max(peaks)), peaks.index(min(peaks))
-    bounds = passed_on(candidate.bounds, emptiest, fullest)  # worse than the search's own
-    assert bounds is not None
-    uneven = space.pricer.mixed(candidate.assignment, bounds)
-    assert uneven is not None
-    space.memory_limit_bytes = uneven.peak_bytes - 1
-    balanced = fitted(space, uneven)
-    assert balanced is not None
-    assert balanced.peak_bytes < uneven.peak_bytes
-    assert balanced.bounds == candidate.bounds
+def test_bounds_fit_wherever_any_do_and_are_as_fast_as_any(space):
+    candidate = next(c for c in space.run() if c.model_chunks == 1)
+    calls = len(space.pricer.calls)
+    every = [
+        space.pricer.mixed(candidate.assignment, (0, *inner, calls))
+        for inner in combinations(range(1, calls), 3)
+    ]
+    every = [c for c in every if c is not None]
+    chosen = set()
+    limits = sorted({c.peak_bytes for c in every if c.peak_bytes < candidate.peak_bytes})
+    for limit in limits:
+        space.memory_limit_bytes = limit
+        balanced = fitted(space, candidate)
+        assert balanced.peak_bytes <= limit
+        best = min(c.step_seconds for c in every if c.peak_bytes <= limit)
+        assert balanced.step_seconds <= 1.001 * best
+        chosen.add(balanced.bounds)
+    assert len(chosen) > 1
+    space.memory_limit_bytes = limits[0] - 1
+    assert fitted(space, candidate) is None
 
 
 @pytest.mark.parametrize("micro_batches", [-1, 0, 3, 5, 64])
