@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from statistics import mean, median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
+from plait.api.predict.predictor import Predictor
 from plait.api.predict.run import Row
 from plait.api.predict.table import RowPrediction, predict_rows, read_rows
 
@@ -139,10 +140,12 @@ def left_out_rows(found: Sequence[SourceScore]) -> list[list[str]]:
     return rows
 
 
-def report_left_out(rows: list[Row]) -> str:
-    found = sorted(scores(sensitivity(rows, lambda line: print(line, file=sys.stderr))))
+def report_left_out(rows: list[Row], cases: Sequence[Case], models: dict[Any, Any]) -> str:
+    predictions = [case.prediction for case in cases]
+    of_factors = sensitivity(rows, predictions, models, lambda line: print(line, file=sys.stderr))
     head = ["source", "runs", "median error", "90th percentile", "bias", "factors"]
-    return "\n\n".join(("## Step time, one source left out", table(head, left_out_rows(found)), ""))
+    found = table(head, left_out_rows(sorted(scores(of_factors))))
+    return "\n\n".join(("## Step time, one source left out", found, ""))
 
 
 def some_rows(rows: list[Row], most: int) -> list[Row]:
@@ -207,8 +210,10 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     start = time.process_time()
     rows = some_rows(read_rows(options.runs), options.rows_per_source)
-    left_out = report_left_out(rows) if options.leave_one_source_out else ""
-    cases = [Case(row, made) for row, made in zip(rows, predict_rows(rows), strict=True)]
+    models: dict[Any, Any] = {}
+    predictions = predict_rows(rows, predictor=Predictor(models=models))
+    cases = [Case(row, made) for row, made in zip(rows, predictions, strict=True)]
+    left_out = report_left_out(rows, cases, models) if options.leave_one_source_out else ""
     text = left_out + report(cases, time.process_time() - start)
     print(text)
     if options.markdown is not None:

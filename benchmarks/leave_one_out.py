@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plait.api.predict.predictor import Predictor
 from plait.api.predict.run import Row
-from plait.api.predict.table import predict_rows
+from plait.api.predict.table import RowPrediction, predict_rows
 from plait.cost_model.scaled_cluster import ScaleFactors
 
 STEP = 1.2
@@ -48,14 +48,21 @@ class Sensitivity(NamedTuple):
         return self.logs + self.exponents @ np.log(np.array(factors))
 
 
-def sensitivity(rows: list[Row], report: Callable[[str], None]) -> Sensitivity:
-    """Predictions of all rows with a measured time, at 1 and at a step of every factor."""
-    timed, models = [row for row in rows if row.get("step_time_target_s")], {}
-    columns: list[list[float]] = []
-    for name in (None, *FACTORS):
-        report(f"predicting {len(timed)} runs with {name or 'nothing'} scaled")
-        factors = ScaleFactors(**({name: STEP} if name else {}))
-        made = predict_rows(timed, predictor=Predictor(factors, models))
+def sensitivity(
+    rows: list[Row],
+    predictions: Sequence[RowPrediction],
+    models: dict[Any, Any],
+    report: Callable[[str], None],
+) -> Sensitivity:
+    """Predictions of all rows with a measured time, at 1 (`predictions`) and at a step of every factor;
+    `models`: those that were traced for them."""
+    timed = [row for row in rows if row.get("step_time_target_s")]
+    at_one = [p for row, p in zip(rows, predictions, strict=True) if row.get("step_time_target_s")]
+    columns = [[x.predicted_step_time_s or np.nan for x in at_one]]
+    for name in FACTORS:
+        report(f"predicting {len(timed)} runs with {name} scaled")
+        predictor = Predictor(ScaleFactors(**{name: STEP}), models)
+        made = predict_rows(timed, predictor=predictor)
         columns.append([x.predicted_step_time_s or np.nan for x in made])
     seconds = np.log(np.array(columns).T)
     known: np.ndarray = np.logical_not(np.isnan(seconds).any(axis=1))
