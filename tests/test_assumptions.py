@@ -1,6 +1,8 @@
 """Constants that nobody measured or derived: all of them are listed here, and they are few."""
 
 import re
+import tomllib
+from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,6 +25,7 @@ ASSUMED = {
     "NETWORK_SHARE",
     "achievable",
     "dispatch_seconds",
+    "launch_us",
     "sustained",
 }
 
@@ -60,6 +63,16 @@ def test_every_number_of_a_device_has_a_source(name):
         source = device.source_of(key)
         assert source
         assert source != "assumed", key
+
+
+def test_devices_with_one_source_of_a_number_have_one_number():
+    numbers = defaultdict(set)
+    for path in (ROOT / "cost_model/hardware").glob("*.toml"):
+        device = tomllib.loads(path.read_text(encoding="utf-8"))["device"]
+        for key, text in device["sources"].items():
+            if not isinstance(device[key], dict):
+                numbers[key, text].add(device[key])
+    assert not {source for source, values in numbers.items() if len(values) > 1}
 
 
 def test_every_rate_of_a_kernel_says_where_it_comes_from():
