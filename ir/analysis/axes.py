@@ -8,13 +8,16 @@ mesh axis, in terms of positions only: what layout it wants of each operand and 
 
 from __future__ import annotations
 
+from itertools import accumulate
 from math import gcd
+from operator import mul
+from typing import NamedTuple
 
 import msgspec
 
 from .. import ops as _declarations  # noqa: F401  # pyright: ignore[reportUnusedImport]  (registers)
 from ..model.layout import PARTIAL, REPLICATE, AxisPlacement, Factors
-from ..model.loops import Dims, Loop, Loops, declaration, site_of
+from ..model.loops import Dims, Loops, declaration, site_of
 from ..model.model import Function, Op
 from ..plan.sharding import LoopFactor, OpSplit, op_split
 from .factors import common_refinement
@@ -130,6 +133,17 @@ class _Factors:
         left, right = (tuple(self.size[a] for a in self.leaves(dim)) for dim in (one, other))
         return common_refinement(left, right) is not None
 
+    def shared(self, one: list[int], other: list[int]) -> tuple[list[int], list[int]]:
+        """The outermost factors of two factorisations of one dim that have a common refinement."""
+        left, right = self.leaves(one), self.leaves(other)
+        of_left: list[int] = list(accumulate([self.size[a] for a in left], mul))
+        of_right: list[int] = list(accumulate([self.size[a] for a in right], mul))
+        for size in sorted(set(of_left) & set(of_right), reverse=True):
+            outer = left[: of_left.index(size) + 1], right[: of_right.index(size) + 1]
+            if self.compatible(*outer):
+                return outer
+        return [], []
+
     def unify(self, one: list[int], other: list[int]) -> None:
         """Make two factorizations of one dim the same factors."""
         while True:
@@ -161,9 +175,8 @@ def analyse(function: Function, known: dict[int, Factors] | None = None) -> Axes
                 union.parts[dim[0]] = tuple(a for size in sizes for a in union.new(size))
     loops = [_connect(op, function, dims, union) for op in function.ops]
     for value, gradient in _pairs(function):
-        if all(map(union.compatible, dims[value], dims[gradient])):
-            for one, other in zip(dims[value], dims[gradient], strict=True):
-                union.unify(one, other)
+        for one, other in zip(dims[value], dims[gradient], strict=True):
+            union.unify(*union.shared(one, other))
     leaf = {value: [union.leaves(dim) for dim in tensor] for value, tensor in dims.items()}
     factors = tuple(
         tuple(tuple(union.size[a] for a in dim) for dim in leaf[value])
@@ -171,8 +184,8 @@ def analyse(function: Function, known: dict[int, Factors] | None = None) -> Axes
     )
     names = tuple(tuple(tuple(d) for d in leaf[value]) for value in range(len(function.types)))
     ops = tuple(
-        _options(declared, bound, union) if declared else _opaque(op)
-        for op, (declared, bound) in zip(function.ops, loops, strict=True)
+        _options(bound.declared, bound, union) if bound.declared else _opaque(op)
+        for op, bound in zip(function.ops, loops, strict=True)
     )
     extents = {a: union.size[a] for tensor in names for dim in tensor for a in dim}
     return Axes(factors, names, ops, extents)
@@ -184,7 +197,13 @@ def _pairs(function: Function) -> list[tuple[int, int]]:
     return pairs + [(o.value, o.tangent) for o in function.outputs if o.tangent is not None]
 
 
-Bound = tuple[Loops | None, dict[str, list[int]]]
+class Bound(NamedTuple):
+    """A declaration with the factors of its loops; those that are `apart` are not split, since a value
+    has other factors of the same dim."""
+
+    declared: Loops | None
+    factors: dict[str, list[int]]
+    apart: list[int]
 
 
 def _connect(
@@ -193,29 +212,23 @@ def _connect(
     """Bind an operator's loops to factors and unify them with the dims of its values."""
     declared = declaration(site_of(op, function.types))
     if declared is None:
-        return None, {}
+        return Bound(None, {}, [])
     bound = {loop.name: union.new(loop.size) for loop in declared.loops}
-    apart: set[str] = set()  # loops of dims whose factors the value has others of
+    apart: list[int] = []
+    alone: set[str] = set()  # loops with factors apart
     values = (*op.operands(), *op.results)
     for value, tensor in zip(values, (*declared.inputs, *declared.outputs), strict=True):
         if value < 0:
             continue
         for position, dim in enumerate(tensor):
             merged = [a for name in dim for a in bound[name]]
-            if union.compatible(dims[value][position], merged):
-                union.unify(dims[value][position], merged)
-            else:
-                apart.update(dim)
-    return _with_whole(declared, apart), bound
-
-
-def _with_whole(declared: Loops, apart: set[str]) -> Loops:
-    """A declaration in which some loops are not split."""
-    if not apart:
-        return declared
-    loops = (Loop(i.name, i.size, "whole" if i.name in apart else i.kind) for i in declared.loops)
-    pairs = tuple(pair for pair in declared.pairs if apart.isdisjoint(pair))
-    return msgspec.structs.replace(declared, loops=tuple(loops), pairs=pairs)
+            outer, same = union.shared(dims[value][position], merged)
+            union.unify(outer, same)
+            rest = union.leaves(merged)[len(union.leaves(same)) :]
+            apart += rest
+            alone.update(n for n in dim if not set(rest).isdisjoint(union.leaves(bound[n])))
+    pairs = tuple(pair for pair in declared.pairs if alone.isdisjoint(pair))
+    return Bound(msgspec.structs.replace(declared, pairs=pairs), bound, apart)
 
 
 def _opaque(op: Op) -> OpAxes:
@@ -226,8 +239,9 @@ def _opaque(op: Op) -> OpAxes:
     )
 
 
-def _options(declared: Loops, bound: dict[str, list[int]], union: _Factors) -> OpAxes:
-    leaf = {name: union.leaves(factors) for name, factors in bound.items()}
+def _options(declared: Loops, bound: Bound, union: _Factors) -> OpAxes:
+    leaf = {name: union.leaves(factors) for name, factors in bound.factors.items()}
+    apart = frozenset(union.leaves(bound.apart))
     sizes = {name: tuple(union.size[f] for f in factors) for name, factors in leaf.items()}
     replicated = OpStrategy(
         "", 0, -1, 1, (REPLICATE,) * len(declared.inputs), (REPLICATE,) * len(declared.outputs)
@@ -248,6 +262,8 @@ def _options(declared: Loops, bound: dict[str, list[int]], union: _Factors) -> O
                 )
             mean = loop.kind == "mean"
             factor = leaf[loop.name][index]
+            if factor in apart:
+                continue
             options.append(
                 OpStrategy(loop.name, index, factor, size, inputs, outputs, mean, joint=joint)
             )

@@ -31,7 +31,7 @@ from .literals import DTYPES, tensor_type
 from .locate import CodeLine, trace_error
 from .outputs import ForwardOutputs, stand_in_loss
 from .python_state.rebound import module_tensors, write_rebound
-from .replaced import flexible
+from .replaced import conditional, flexible
 from .replaced.experts import recorded_experts
 from .replaced.norms import BatchNorm, batch_norm
 from .replaced.sequences import Sequences
@@ -258,6 +258,7 @@ def _recording(model: nn.Module, invocations: list[Invocation]) -> Iterator[list
 def replacements_of(branches: Branches) -> dict[Any, Callable[..., Any]]:
     """What is called while a model is recorded, by function of torch that no mode sees."""
     return {
+        **conditional.replacements(),
         **flexible.replacements(),
         **Sequences(branches.selections).replacements(),
         **Transforms().replacements(),

@@ -33,11 +33,12 @@ def fourier(site: Site) -> Loops | None:
 MATRICES: dict[str, tuple[tuple[int, ...], ...]] = {
     "aten.linalg_cholesky_ex.default": (), "aten.linalg_inv_ex.default": (),
     "aten.linalg_solve_triangular.default": ((1,),), "aten.linalg_lu_factor_ex.default": (),
-    "aten.linalg_lu_solve.default": (), "aten.linalg_qr.default": (),
+    "aten.linalg_lu_solve.default": ((2,),), "aten.linalg_qr.default": (),
     "aten._linalg_eigh.default": (), "aten._linalg_svd.default": (), "aten._linalg_det.default": (),
     "aten._linalg_slogdet.default": (), "aten._linalg_solve_ex.default": (),
     "aten.linalg_matrix_exp.default": (), "aten.cholesky_inverse.default": (),
-    "aten.cholesky_solve.default": (), "aten.lu_unpack.default": (), "aten.linalg_pinv.default": (),
+    "aten.cholesky_solve.default": ((0,),), "aten.lu_unpack.default": (),
+    "aten.linalg_pinv.default": (),
     "aten.triangular_solve.default": (),
 }
 # fmt: on

@@ -34,6 +34,11 @@ class Constants:
         name = str(node.target)
         if name not in self.values:
             tensor = getattr(self.reader.recording.graph, name)
+            if not isinstance(tensor, Tensor):
+                raise TraceError(
+                    "operators that take functions (torch.while_loop, scan, map) are not supported: "
+                    "write the turns as a loop of Python, which is recorded turn by turn"
+                )
             self.values[name] = self.add(tensor)
             if tensor.requires_grad:
                 self.trained[self.values[name]] = node, tensor

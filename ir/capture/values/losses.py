@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 import torch
@@ -56,6 +57,25 @@ def multi_margin_loss(args: Any, kwargs: Any) -> Tensor:
     losses = torch.where(others, short, 0.0).sum(1) / x.shape[1]
     if size_average is not None or reduce is not None:
         reduction = "none" if reduce is False else "sum" if size_average is False else "mean"
+    return losses if reduction == "none" else getattr(losses, reduction)()
+
+
+def gaussian_nll_loss(
+    x: Tensor,
+    target: Tensor,
+    var: Tensor | float,
+    full: bool = False,
+    eps: float = 1e-6,
+    reduction: str = "mean",
+) -> Tensor | None:
+    """Negative logarithm of normal densities, without the check that variances are positive."""
+    if not isinstance(var, Tensor):
+        return None
+    var = var.unsqueeze(-1) if x.shape[:-1] == var.shape else var.clone()
+    with torch.no_grad():
+        var.clamp_(min=eps)
+    losses = 0.5 * (torch.log(var) + (x - target) ** 2 / var)
+    losses = losses + 0.5 * math.log(2 * math.pi) if full else losses
     return losses if reduction == "none" else getattr(losses, reduction)()
 
 

@@ -12,6 +12,7 @@ from ...errors import TraceError
 from ..locate import current_user_line
 from ..operators.checked import OPS
 from .gradients import gradients
+from .losses import gaussian_nll_loss
 from .spectra import istft, stft
 
 BEYOND = "the program was made for numbers below {count} here, the minlength of this bincount"
@@ -79,6 +80,7 @@ REWRITTEN: dict[str, Callable[..., Any]] = {
     "corrcoef": _correlation,
     "stft": stft,
     "istft": istft,
+    "gaussian_nll_loss": gaussian_nll_loss,
 }
 
 

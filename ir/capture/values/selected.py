@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,8 @@ from .known import KnownValues
 from .rows import apart
 
 IGNORED = -100
+# reductions that rows of this number do not change
+NEUTRAL = {"logsumexp": -inf, "max": -inf, "amax": -inf, "min": inf, "amin": inf}
 LOSSES = {
     "binary_cross_entropy_with_logits", "binary_cross_entropy", "mse_loss", "l1_loss",
     "smooth_l1_loss", "huber_loss",
@@ -321,7 +324,20 @@ class Selections:
             dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
             if dim in (None, 0, (0,), [0]) and set(kwargs) <= {"dim"}:
                 return self.reduced(args[0], name, None if dim is None else 0)
+        if name in NEUTRAL and args[0].is_floating_point():
+            dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+            flat = args[0].dim() == 1 and dim in (-1, (-1,), [-1])
+            everything = dim is None and name in ("max", "min", "amax", "amin")
+            if flat or everything or (dim in (0, (0,), [0]) and name not in ("max", "min")):
+                return func(self.filled(args[0], NEUTRAL[name]), *args[1:], **kwargs)
         return None
+
+    def filled(self, x: Tensor, number: float) -> Tensor:
+        """The rows of the mask, and this number in others."""
+        x = self.widened(x)
+        selection = self.selection(x)
+        assert selection is not None
+        return torch.where(selection.mask.reshape(-1, *(1,) * (x.dim() - 1)), x, number)
 
     def reduced(self, x: Tensor, reduction: str, dim: int | None) -> Tensor:
         """The sum or mean over the rows of the mask, and over all else or not."""

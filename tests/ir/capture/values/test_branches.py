@@ -120,10 +120,14 @@ def experts_that_are_hit(x):
     return result
 
 
+def by_torch_cond(x):
+    return torch.cond(x.sum() > 0, lambda x: x.exp() * 2, lambda x: x.sin(), (x,))
+
+
 CHANGES = (
     finite, raising, masked_by_ones, places_of_a_constant, never_skipped, equal_sides, two_sides,
     by_a_number, by_a_sparse_matrix, experts_in_turn, experts_by_mask, experts_by_counts,
-    experts_that_are_hit,
+    experts_that_are_hit, by_torch_cond,
 )  # fmt: skip
 
 
@@ -167,6 +171,8 @@ MASKED = [
     lambda s, y: F.cross_entropy(s[y > 1], y[y > 1]) + s[y > 1].square().mean(),
     lambda s, y: (s[y > 1] * 2.0).exp().sum(),
     lambda s, y: F.mse_loss(s[(m := y > 1)], s.detach().flip(1)[m] + 1),
+    lambda s, y: s[y > 1].logsumexp(0).sum() + s[y > 1].amax(0).sum() - s[y > 1].min(),
+    lambda s, y: F.gaussian_nll_loss(s[:, 0], s[:, 1], s[:, 2] ** 2, full=True),
     lambda s, y: (s.exp() - s.exp().detach() + y[:, None] - 1)[y > 1].log().mean(),  # others: -inf
 ]
 
