@@ -75,7 +75,7 @@ def plan_summary(plan: Plan) -> str:
         f"fits: {gib(peak)} of {gib(limit)}   {seconds(p.step_seconds)}/step   "
         f"{100 * p.mfu:.1f} % MFU",
         f"  strategy  {plan.strategy_text}   global batch {plan.global_batch}, "
-        f"{micro_batches(plan.micro_batches)}, {schedule(plan)}, bubble {100 * p.bubble:.1f} %",
+        + ", ".join((micro_batches(plan.micro_batches), *_pipeline(plan))),
         f"  precision {plan.precision}, optimizer {plan.optimizer.name}"
         + (f", engine {plan.engine}" if plan.engine != "plait" else ""),
     ]
@@ -114,6 +114,13 @@ def costs_of_step(plan: Plan) -> str:
 def schedule(plan: Plan) -> str:
     """`1f1b`, `interleaved ×4`."""
     return schedule_text(plan.schedule, plan.chunks_per_stage)
+
+
+def _pipeline(plan: Plan) -> Iterator[str]:
+    """How several stages take turns, and the share of the step that they wait."""
+    if len(plan.stages) > 1:
+        yield schedule(plan)
+        yield f"bubble {100 * plan.prediction.bubble:.1f} %"
 
 
 def _alternatives(plan: Plan) -> Iterator[str]:

@@ -63,4 +63,5 @@ def _load(archive: IO[bytes]) -> Tensor:
 
 def _layout(tensor: Tensor) -> _Layout:
     stored = tensor.untyped_storage().nbytes()
-    return _Layout(tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset(), stored)
+    first = int(tensor.storage_offset())
+    return _Layout(tensor.dtype, tensor.shape, tensor.stride(), first, stored)
