@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, cast
 
 import msgspec
 
+from ..cached import cached_method
 from .tensor import TensorType
 
 
@@ -50,7 +51,7 @@ def complex_number(text: str) -> complex | None:
         return None
 
 
-class Op(msgspec.Struct, frozen=True):
+class Op(msgspec.Struct, frozen=True, dict=True):
     """One operator: its target (`"aten.mm.default"`), literal arguments, and the values it makes.
 
     `results` has one entry per output of the target, -1 where an output is never used.
@@ -75,6 +76,7 @@ class Op(msgspec.Struct, frozen=True):
         where = f" at {self.scope}" if self.scope else ""
         return f"{self.target}{where}" + (f" ({self.line})" if self.line else "")
 
+    @cached_method
     def operands(self) -> tuple[int, ...]:
         """Values read, in order of appearance; a value used twice appears twice."""
         values: list[int] = []
