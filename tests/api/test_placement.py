@@ -39,12 +39,12 @@ def one_process(steps: int) -> list[float]:
 @pytest.mark.ranks
 def test_a_placed_model_is_compiled_and_trains_as_one_process_does(tmp_path):
     placement, program = str(tmp_path / "placement.json"), str(tmp_path / "program")
-    flags = ["--cluster", "local:4", "--devices", "3", "--algorithm", "m-topo"]
+    flags = ["--cluster", "local:4", "--devices", "2", "--algorithm", "m-topo"]
     assert main(["place", SOURCE, *flags, "-o", placement]) == 0
     assert main(["check", placement]) == 0
     assert main(["compile", placement, SOURCE, "-o", program]) == 0
     ranks = sorted(p.name for p in Path(program).glob("rank_*.py"))
-    assert ranks == [f"rank_{n}.py" for n in range(3)]
+    assert ranks == [f"rank_{n}.py" for n in range(2)]
     command = [sys.executable, "-m", "plait", "run", program, "--", "--steps", "3"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert losses(output) == pytest.approx(one_process(3), rel=1e-5)

@@ -45,7 +45,7 @@ def made(model, strategy, cluster, **more):
 
 @pytest.mark.parametrize(
     ("strategy", "cluster", "micro"),
-    some_rows([(*s, micro) for micro in (1, 2) for s in STRATEGIES], 3),
+    some_rows([(*s, micro) for micro in (1, 2) for s in STRATEGIES], 5),
 )
 def test_the_terms_are_the_prediction(model, strategy, cluster, micro):
     plan = made(model, strategy, cluster, micro_batches=micro)
@@ -69,13 +69,13 @@ def test_terms_of_several_buckets_are_the_prediction():
     assert sum(s for _, s in parts) == pytest.approx(plan.prediction.step_seconds, rel=1e-9)
 
 
-@pytest.mark.parametrize(("strategy", "cluster"), some_rows([*STRATEGIES, ("tp=8", "8xh100")], 2))
+@pytest.mark.parametrize(("strategy", "cluster"), some_rows([*STRATEGIES, ("tp=8", "8xh100")], 4))
 def test_a_plan_read_back_keeps_its_digest(model, strategy, cluster):
     found = made(model, strategy, cluster)
     assert digest(load(dump(found, "plait/plan"), Plan, "plait/plan")) == digest(found)
 
 
-@pytest.mark.parametrize(("strategy", "cluster"), some_rows(STRATEGIES, 2))
+@pytest.mark.parametrize(("strategy", "cluster"), some_rows(STRATEGIES, 4))
 def test_formulas_give_their_values(model, strategy, cluster):
     from sympy import Symbol, sympify
 

@@ -7,7 +7,7 @@ import pytest
 from plait.tests.faults.files.fuzz import Effort, examine
 from plait.tests.faults.files.subjects import subjects
 
-SAMPLE, WHOLE = 12, 2_000  # mutants of a subject
+SAMPLE, WHOLE = 5, 2_000  # mutants of a subject
 BYTES = 200 << 20  # beyond what the process has before
 
 

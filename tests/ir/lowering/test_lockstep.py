@@ -105,7 +105,7 @@ def prove(model, trials):
             whole.check(MESHES[trial % len(MESHES)], rng)
 
 
-@pytest.mark.parametrize("name", some(ZOO, 5))
+@pytest.mark.parametrize("name", some(ZOO, 8))
 def test_random_strategies_equal_the_whole(name, traced):
     prove(traced(name), TRIALS)
 

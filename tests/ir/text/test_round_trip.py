@@ -12,7 +12,7 @@ from plait.ir.text.sharding import parse_sharding, print_sharding
 from plait.tests.ir.text import drawn
 from plait.tests.ir.text.lines import without_lines
 
-few = settings(max_examples=100, deadline=None, derandomize=True)
+few = settings(max_examples=40, deadline=None, derandomize=True)
 ZOO = ("gpt2", "mixtral", "t5", "convnext", "resnet", "mamba")
 
 

@@ -37,7 +37,7 @@ def problems(share: int):
 
 
 @pytest.mark.parametrize("switch", SWITCHES)
-@pytest.mark.parametrize("share", some(range(SHARES), 2))
+@pytest.mark.parametrize("share", some(range(SHARES), 4))
 def test_equals_brute_force(share, switch):
     options = SWITCHES[switch]
     for seed, problem, best in problems(share):

@@ -11,6 +11,7 @@ from plait.ir.compression.registry import algorithm
 from plait.runtime.compression.optimizers.registry import OPTIMIZERS
 from plait.runtime.compression.threads import run_ranks
 from plait.tests.runtime.compression.language import Corpus, train
+from plait.tests.sampling import some_rows
 
 RATE = 3e-3
 
@@ -38,7 +39,8 @@ def worse(name, corpus, steps, seed=7, **options):
 
 
 @pytest.mark.parametrize(
-    ("name", "most", "options"), [("sdp4bit", 0.02, {}), ("1-bit-adam", 0.05, {"warmup": 40})]
+    ("name", "most", "options"),
+    some_rows([("sdp4bit", 0.02, {}), ("1-bit-adam", 0.05, {"warmup": 40})], 2),
 )
 def test_a_few_steps_lose_little(name, most, options):
     torch.set_num_threads(1)
