@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -42,6 +42,25 @@ class InFlight(NamedTuple):
             others.append((self.peak - 2, True))
         for kind in ("F", "B"):
             yield from (WaitingBeside(kind, count, 0.0, there) for count, there in others)
+
+
+def undominated(options: Iterable[InFlight]) -> list[InFlight]:
+    """Those of which one holds the most bytes, whatever a stage holds: each has beside some step more
+    than any other has."""
+    most: list[InFlight] = []
+    for option in sorted(set(options), key=lambda o: o.peak, reverse=True):
+        if not any(_holds_all_of(other, option) for other in most):
+            most.append(option)
+    return most
+
+
+def _holds_all_of(one: InFlight, other: InFlight) -> bool:
+    cases = [*one.cases()]
+    return (
+        one.peak >= other.peak
+        and one.gradients_accumulated >= other.gradients_accumulated
+        and all(any(case.holds_all_of(less) for case in cases) for less in other.cases())
+    )
 
 
 def interleaved_in_flight(

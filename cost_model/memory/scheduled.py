@@ -60,16 +60,10 @@ def waiting_beside(
         for (step, reduced, chunk), rows in counts.items()
         for row in rows
     )
-    return tuple(case for case in cases if not any(_exceeds(other, case) for other in cases))
-
-
-def _exceeds(one: WaitingBeside, other: WaitingBeside) -> bool:
-    return (
-        one != other
-        and (one.step, one.chunk) == (other.step, other.chunk)
-        and one.saved >= other.saved
-        and one.parted >= other.parted
-        and one.reduced >= other.reduced
+    return tuple(
+        case
+        for case in cases
+        if not any(other != case and other.holds_all_of(case) for other in cases)
     )
 
 

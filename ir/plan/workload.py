@@ -108,6 +108,15 @@ class WaitingBeside(msgspec.Struct, frozen=True):
     reduced: bool
     chunk: Index = 0
 
+    def holds_all_of(self, other: WaitingBeside) -> bool:
+        """Whether no less waits than in another case of the same kind of step."""
+        return (
+            (self.step, self.chunk) == (other.step, other.chunk)
+            and self.saved >= other.saved
+            and self.parted >= other.parted
+            and self.reduced >= other.reduced
+        )
+
     def meets(self, point: PeakPoint) -> bool:
         """Whether the step of a point is one of these."""
         return (point.step, point.chunk) == (self.step, self.chunk)

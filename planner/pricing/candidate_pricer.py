@@ -10,6 +10,7 @@ from itertools import product
 from typing import NamedTuple
 
 from ...cost_model.communication.stage_transfer import TransferPayload
+from ...cost_model.memory.in_flight import undominated
 from ...cost_model.memory.scheduled import ChunkBytes
 from ...cost_model.pipeline.closed_form import pipeline_seconds
 from ...cost_model.pipeline.scheduled import CLOSED_FORMS, StageWork, scheduled_seconds
@@ -120,10 +121,10 @@ class CandidatePricer:
             chunks, schedule = partitioned.saved_bytes[index], point.schedule
             equal = [s for s, other in enumerate(partitioned.cost_index) if other == index]
             part = StrategyCost(point.strategy, cost)
-            for in_flight in {
+            for in_flight in undominated(
                 pricer.in_flight(stages, stage, micro_batches, chunks, schedule)
                 for stage in (equal[:1] if schedule in CLOSED_FORMS else equal)
-            }:
+            ):
                 peak_bytes = max(peak_bytes, pricer.memory([part], in_flight).peak_bytes)
         load = PipelineLoad(
             [busy[index] for index in partitioned.cost_index],

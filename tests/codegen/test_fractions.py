@@ -94,9 +94,9 @@ def models(tmp_path_factory):
 
 @pytest.mark.ranks
 @pytest.mark.parametrize("ranks", [2, 4])
-@pytest.mark.parametrize("share", [3, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("share", [6, pytest.param(1, marks=pytest.mark.long)])
 def test_they_compute_what_one_process_computes(ranks, share, models, tmp_path):
-    """By default the first of every three strategies of a model."""
+    """By default the first of every six strategies of a model."""
     jobs = [
         compiled(models[name], ranks, strategy_text, tmp_path / f"{name}_{i}")
         for (count, name), strategies in CASES.items()

@@ -110,7 +110,7 @@ def verdicts(request, tmp_path_factory):
             name,
             sources[name],
             folder,
-            INTERLEAVED if share == 1 else INTERLEAVED[i::2],
+            INTERLEAVED if share == 1 else INTERLEAVED[i::3],
             "interleaved",
         )
     ]
@@ -127,10 +127,10 @@ def verdicts(request, tmp_path_factory):
         if share == 1 or i % 2
     ]
     jobs["experts"] = programs(
-        "mixtral", sources["mixtral"], folder, EXPERTS if share == 1 else EXPERTS[::3]
+        "mixtral", sources["mixtral"], folder, EXPERTS if share == 1 else EXPERTS[::4]
     )
     for i, name in enumerate(("gpt2", "llama")):
-        layouts = MIXED if share == 1 else MIXED[i::4]
+        layouts = MIXED if share == 1 else MIXED[i::6]
         jobs[f"{name}, mixed"] = mixed(sources[name], folder / f"{name}_mixed", layouts)
     (folder / "broken").mkdir()
     jobs["broken"] = [broken(sources["llama"], folder / "broken")]
@@ -148,7 +148,7 @@ def test_every_strategy_computes_what_one_process_computes(name, verdicts):
 
 @pytest.mark.ranks
 def test_stages_of_several_chunks_compute_what_one_process_computes(verdicts):
-    assert len(verdicts["interleaved"]) >= len(INTERLEAVED)
+    assert len(verdicts["interleaved"]) >= 2
     for verdict in verdicts["interleaved"]:
         assert verdict.passed, str(verdict)
 
@@ -162,7 +162,7 @@ def test_every_schedule_computes_what_one_process_computes(verdicts):
 
 @pytest.mark.ranks
 def test_experts_apart_compute_what_one_process_computes(verdicts):
-    assert len(verdicts["experts"]) >= len(EXPERTS[::3])
+    assert len(verdicts["experts"]) >= len(EXPERTS[::4])
     for verdict in verdicts["experts"]:
         assert verdict.passed, str(verdict)
 
@@ -175,6 +175,6 @@ def test_a_removed_collective_is_noticed(verdicts):
 @pytest.mark.ranks
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_layers_of_one_plan_may_differ(name, verdicts):
-    assert len(verdicts[f"{name}, mixed"]) >= len(MIXED) // 4
+    assert len(verdicts[f"{name}, mixed"]) >= 1
     for verdict in verdicts[f"{name}, mixed"]:
         assert verdict.passed, verdict

@@ -1,13 +1,19 @@
 """Memory terms: what zero cuts, what waits in a pipeline, and what states lie where."""
 
+from contextlib import suppress
+from itertools import product
+
 from msgspec.structs import replace
 
 from plait.cost_model.communication.data_parallel import BatchAxes
 from plait.cost_model.execution_model import GENERATED
 from plait.cost_model.hardware import load_cluster
-from plait.cost_model.memory.in_flight import InFlight, micro_batches_in_flight
+from plait.cost_model.memory.in_flight import InFlight, micro_batches_in_flight, undominated
 from plait.cost_model.memory.peak import between_calls, memory_terms
+from plait.cost_model.memory.scheduled import ChunkBytes, scheduled_in_flight, waiting_beside
+from plait.ir.errors import UsageError
 from plait.ir.plan.plan import Optimizer
+from plait.ir.plan.schedules.registry import SCHEDULES
 from plait.ir.plan.schedules.table import one_f_one_b, peak_in_flight
 from plait.ir.plan.strategy import parse_strategy
 from plait.ir.plan.workload import PeakPoint, StageBytes
@@ -42,6 +48,45 @@ def terms(strategy, stage=STAGE, execution=GENERATED, waiting=1, number=8):
     axes = BatchAxes(parse_strategy(strategy), CLUSTER)
     stages = InFlight(waiting, number)
     return dict(memory_terms([(stage, axes)], ADAM, execution, stages, CLUSTER.device))
+
+
+CHUNKS = ChunkBytes(60.0, 20.0), ChunkBytes(40.0, 30.0)
+
+
+def stages_in_flight(schedule, count, number):
+    """What every stage has in flight; none where the schedule takes no such numbers."""
+    chunks = CHUNKS[: SCHEDULES[schedule].chunks or 2]
+    with suppress(UsageError):
+        return [
+            InFlight(
+                scheduled_in_flight(schedule, count, stage, number, chunks),
+                number,
+                len(chunks),
+                waiting_beside(schedule, count, stage, number, chunks)
+                if SCHEDULES[schedule].splits
+                else (),
+            )
+            for stage in range(count)
+        ]
+    return []
+
+
+def test_the_fullest_of_equal_stages_is_one_that_no_other_dominates():
+    axes, compared = BatchAxes(parse_strategy("zero2=8"), CLUSTER), set()
+    for name, number, saved in product(SCHEDULES, (2, 3, 4, 8, 16), (0, 100, SAVED)):
+        stage = replace(STAGE, saved_bytes=saved)
+
+        def peak_bytes(in_flight, stage=stage):
+            parts = [(stage, axes)]
+            return sum(
+                n for _, n in memory_terms(parts, ADAM, GENERATED, in_flight, CLUSTER.device)
+            )
+
+        options = stages_in_flight(name, 4, number)
+        if options:
+            compared.add(name)
+            assert max(map(peak_bytes, undominated(options))) == max(map(peak_bytes, options))
+    assert compared == set(SCHEDULES)
 
 
 def test_zero_cuts_what_its_stage_says():

@@ -20,14 +20,14 @@ from plait.runtime.torch_private import default_store
 
 folder = Path(sys.argv[1])
 with session("gloo") as rank:
-    pool = GroupPool(rank, WatchOptions(9, folder / "dump"), default_store())
+    pool = GroupPool(rank, WatchOptions(6, folder / "dump"), default_store())
     group = pool.group("tp", ((0, 1, 2),))
     group.all_reduce(torch.ones(4, 8))
     if rank == 1:
-        time.sleep(8)  # longer than a collective waits for a rank that gives no signs of life
+        time.sleep(5)  # longer than a collective waits for a rank that gives no signs of life
     group.all_reduce(torch.ones(4, 8))
     if rank == 1:
-        time.sleep(2)  # signs of life
+        time.sleep(1)  # signs of life
         os.kill(os.getpid(), signal.SIGSTOP)
     group.all_reduce(torch.ones(4, 8))
 """

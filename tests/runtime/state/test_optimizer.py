@@ -139,7 +139,7 @@ def test_factories_see_the_modules_own_parameters_on_the_meta_device_too() -> No
 
 @pytest.mark.ranks
 def test_users_recipes_train_as_in_one_process(tmp_path: Path) -> None:
-    """dp, zero1, zero3, tp and pp against the eager module, a third of the recipes each."""
+    """dp, zero1, zero3, tp and pp against the eager module, a seventh of the recipes each."""
     target = [str(HERE / "optimizer_worker.py"), str(tmp_path), "some"]
     outputs = launch(4, target, timeout_seconds=300)
     assert [o.split()[-2:] for o in outputs] == [["done", str(rank)] for rank in range(4)]

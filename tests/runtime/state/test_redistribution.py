@@ -40,7 +40,7 @@ def numbers(table, name, box):
     return [sum(map(int.__mul__, place, strides)) + 1 for place in product(*places)]
 
 
-@pytest.mark.parametrize("pair", some(permutations(range(len(STRATEGIES)), 2), 20))
+@pytest.mark.parametrize("pair", some(permutations(range(len(STRATEGIES)), 2), 40))
 @pytest.mark.parametrize("levels", [VALUES, STEPPED])
 def test_every_rank_gets_what_it_lacks_once(tables, pair, levels):
     old, new = (tables[number] for number in pair)
