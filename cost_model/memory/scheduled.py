@@ -32,11 +32,17 @@ def scheduled_in_flight(
     one = sum(chunk.saved for chunk in chunks)
     if not one:
         return 0.0
-    counts = _counts(
-        schedule, stages, number, _enough(schedule, stages, micro_batches), len(chunks)
-    )
-    amounts = [*(chunk.saved for chunk in chunks), *(chunk.waiting for chunk in chunks)]
-    return max(float((at @ np.array(amounts)).max()) for at in counts.values()) / one
+    shares = tuple(ChunkBytes(chunk.saved / one, chunk.waiting / one) for chunk in chunks)
+    return _peak(schedule, stages, number, _enough(schedule, stages, micro_batches), shares)
+
+
+@lru_cache(maxsize=4096)
+def _peak(
+    schedule: str, stages: int, number: int, micro_batches: int, shares: tuple[ChunkBytes, ...]
+) -> float:
+    counts = _counts(schedule, stages, number, micro_batches, len(shares))
+    amounts = np.array([*(chunk.saved for chunk in shares), *(chunk.waiting for chunk in shares)])
+    return max(float((at @ amounts).max()) for at in counts.values())
 
 
 def waiting_beside(
@@ -44,16 +50,24 @@ def waiting_beside(
 ) -> tuple[WaitingBeside, ...]:
     """What waits on stage `number` beside a micro-batch that runs, for each kind of step of each model
     chunk."""
-    counts = _counts(
-        schedule, stages, number, _enough(schedule, stages, micro_batches), len(chunks)
+    saved, parted = (
+        max(sum(getattr(chunk, name) for chunk in chunks), 1.0) for name in ("saved", "waiting")
     )
-    shares = [np.array([getattr(c, name) for c in chunks]) for name in ("saved", "waiting")]
-    saved, parted = (amounts / max(amounts.sum(), 1.0) for amounts in shares)
+    shares = tuple(ChunkBytes(chunk.saved / saved, chunk.waiting / parted) for chunk in chunks)
+    return _beside(schedule, stages, number, _enough(schedule, stages, micro_batches), shares)
+
+
+@lru_cache(maxsize=4096)
+def _beside(
+    schedule: str, stages: int, number: int, micro_batches: int, shares: tuple[ChunkBytes, ...]
+) -> tuple[WaitingBeside, ...]:
+    counts = _counts(schedule, stages, number, micro_batches, len(shares))
+    saved, parted = (np.array([getattr(c, name) for c in shares]) for name in ("saved", "waiting"))
     cases = dict.fromkeys(
         WaitingBeside(
             step,
-            max(0.0, float(row[: len(chunks)] @ saved - saved[chunk] * (step != "W"))),
-            max(0.0, float(row[len(chunks) :] @ parted - parted[chunk] * (step == "W"))),
+            max(0.0, float(row[: len(shares)] @ saved - saved[chunk] * (step != "W"))),
+            max(0.0, float(row[len(shares) :] @ parted - parted[chunk] * (step == "W"))),
             reduced,
             chunk,
         )

@@ -149,6 +149,8 @@ class SearchSpace:
             model_axes for model_axes in best_axes if model_axes is not None
         ):
             self.grow_family(with_experts(self.cluster, self.roles, model_axes))
+        if not required(self.options):  # late: most lower bounds are above what is known by now
+            self.candidates = self.add_schedules(self.candidates)
         self.add_memory_actions()
         self.mix_layers(self.candidates)
 
@@ -376,7 +378,8 @@ class SearchSpace:
             candidates = self.uniform_candidates(strategy, [micro_batches])
             self.update_best(candidates)
             self.candidates += candidates
-        self.candidates[first_new:] = self.add_schedules(self.candidates[first_new:])
+        if required(self.options):
+            self.candidates[first_new:] = self.add_schedules(self.candidates[first_new:])
         self.seconds_by_axes[model_axes] = self.update_best(self.candidates[first_new:])
         return self.seconds_by_axes[model_axes]
 
