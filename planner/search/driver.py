@@ -394,10 +394,7 @@ class SearchSpace:
             points = (RunPoint(strategy, self.pricer.global_batch, count, m) for m in actions)
             priced = [c for c in map(self.pricer.candidate, points) if c is not None]
             candidates += priced
-            if self.options.pins and strategy.stages == 1 and self.least_saved_fits(priced):
+            keeping_fits = bool(priced) and priced[0].peak_bytes <= self.memory_limit_bytes
+            if self.options.pins and strategy.stages == 1 and keeping_fits:
                 break
         return candidates
-
-    def least_saved_fits(self, candidates: Sequence[Candidate]) -> bool:
-        """Whether the first of these, which recomputes least, fits."""
-        return bool(candidates) and candidates[0].peak_bytes <= self.memory_limit_bytes

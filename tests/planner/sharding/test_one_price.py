@@ -18,6 +18,7 @@ from plait.ir.model.layout import REPLICATE
 from plait.ir.model.mesh import Axis, Mesh
 from plait.ir.plan.sharding import boundary_values
 from plait.planner.sharding.costs import RooflineCosts
+from plait.tests.sampling import some
 
 MODELS = ("gpt2", "llama", "mixtral", "bert", "t5", "convnext", "swin", "whisper")
 CLUSTER = load_cluster("2x4xh100")
@@ -73,7 +74,7 @@ def evaluated(bound: BoundSharding, pricer: Pricer) -> list[float]:
     return prices
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", some(MODELS, 2))
 @pytest.mark.parametrize(
     ("sizes", "measured", "execution"),
     [
