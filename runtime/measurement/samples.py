@@ -72,6 +72,7 @@ def attention(
     tokens: int, dtype: torch.dtype, device: torch.device, random: bool
 ) -> Iterator[Sample]:
     """Causal attention and its backward, with or without dropout."""
+    from ...ir.capture.operators import attention as _attention  # noqa: F401  (registers it)
     from ...ir.capture.operators.elementary import OPS
 
     samples_, heads = max(1, 1024 // tokens), 4
