@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...ir.capture import resolve as _resolve  # noqa: F401  (registers our operators)
+from ...ir.capture.operators.elementary import OPS
 from ...ir.devices.curve import MAX_POINTS
 
 CACHE_BYTES = 48 << 20
@@ -72,9 +74,6 @@ def attention(
     tokens: int, dtype: torch.dtype, device: torch.device, random: bool
 ) -> Iterator[Sample]:
     """Causal attention and its backward, with or without dropout."""
-    from ...ir.capture.operators import attention as _attention  # noqa: F401  (registers it)
-    from ...ir.capture.operators.elementary import OPS
-
     samples_, heads = max(1, 1024 // tokens), 4
     shape = (samples_, heads, tokens, HEAD)
     key = torch.tensor([1, 0], dtype=torch.int64, device=device) if random else None
@@ -123,23 +122,17 @@ def full_offsets(*shape: int) -> list[int]:
 
 
 def _dropout(x: Tensor, _: Tensor) -> Call:
-    from ...ir.capture.operators.elementary import OPS
-
     key = torch.tensor([1, 0], dtype=torch.int64, device=x.device)
     index = full_offsets(*x.shape)
     return lambda: OPS.dropout(x, key, 0.1, 0, index)
 
 
 def _cross_entropy(x: Tensor, _: Tensor) -> Call:
-    from ...ir.capture.operators.elementary import OPS
-
     labels = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
     return lambda: OPS.cross_entropy(x, labels, -100, [])
 
 
 def _cross_entropy_backward(x: Tensor, _: Tensor) -> Call:
-    from ...ir.capture.operators.elementary import OPS
-
     labels = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
     rows = torch.logsumexp(x, -1)
     return lambda: OPS.cross_entropy_backward(rows, x, labels, rows, -100, [])
