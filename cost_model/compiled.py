@@ -24,7 +24,6 @@ import os
 import pickle
 import stat
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from hashlib import sha256
@@ -38,6 +37,8 @@ import numpy as np
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler, CompileResult
 from numba.core.dispatcher import Dispatcher
+
+from ..ir.files.whole_file import write_whole
 
 F = TypeVar("F", bound=Callable[..., Any])
 DIGEST_BYTES = 32
@@ -154,9 +155,7 @@ class FunctionCache:
             return
         try:
             value = pickle.dumps(data._reduce(), protocol=pickle.HIGHEST_PROTOCOL)
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-                file.write(sha256(value).digest() + value)
-            os.replace(file.name, path)
+            write_whole(path, sha256(value).digest() + value)
         except (OSError, RuntimeError):
             return
 

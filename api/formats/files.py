@@ -11,6 +11,7 @@ from ...ir.analysis.verify_model import verify_model
 from ...ir.errors import FileError
 from ...ir.files.json_files import dump, parse
 from ...ir.files.reading import naming, read_bytes, read_verified
+from ...ir.files.whole_file import write_whole
 from ...ir.lowering.cast import PRECISIONS
 from ...ir.model.model import Model
 from ...ir.model.verify import require
@@ -92,9 +93,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
     try:
-        part.write_bytes(data)
-        part.replace(path)
+        write_whole(path, data)
     except OSError as error:
         raise FileError(f"{path}: {error.strerror}") from error

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
 from ..errors import FileError
+from .whole_file import write_whole
 
 DIGEST_BYTES = 32
 
@@ -52,10 +52,7 @@ class PrivateCache:
 
     def put(self, key: str, value: bytes) -> None:
         """Keep the bytes of `key`, whole or not at all; raises OSError where they cannot be written."""
-        with tempfile.TemporaryDirectory(dir=self.directory) as scratch:
-            complete = Path(scratch) / "complete"
-            complete.write_bytes(sha256(value).digest() + value)
-            os.replace(complete, self._path(key))
+        write_whole(self._path(key), sha256(value).digest() + value)
         if self.most is not None:
             self._drop_oldest(self.most)
 

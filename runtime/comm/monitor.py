@@ -17,6 +17,7 @@ from typing import Protocol
 
 import msgspec
 
+from ...ir.files.whole_file import write_whole
 from .diagnosis import diagnose
 from .flight_recorder import FlightRecorder, RankState, Record
 
@@ -54,7 +55,7 @@ def write_dump(folder: Path, dump: Dump) -> Path:
     """Write one rank's dump into a folder; gives the file."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"rank_{dump.state.rank:05d}.json"
-    path.write_bytes(msgspec.json.encode(dump))
+    write_whole(path, msgspec.json.encode(dump))
     return path
 
 

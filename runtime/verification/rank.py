@@ -16,6 +16,7 @@ from ...ir.capture import Source, materialize
 from ...ir.capture.sources.configuration import default_dtype
 from ...ir.errors import PlaitError
 from ...ir.files.json_files import load
+from ...ir.files.whole_file import write_whole
 from ...ir.lowering.cast import HALF_PRECISIONS, PRECISIONS, cast_model
 from ...ir.model.model import Model
 from ..comm.process_group import GroupPool
@@ -54,7 +55,7 @@ def main(todo: str, results: str) -> None:
             try:
                 verdict = run(job, pool, known, built)
             except Exception as error:
-                raised_file(Path(results), rank).write_bytes(_raised(rank, error))
+                write_whole(raised_file(Path(results), rank), _raised(rank, error))
                 raise
             if rank == 0:
                 file.write(verdict.line())
