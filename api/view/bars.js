@@ -15,16 +15,22 @@ function stepPanel(node, report, cursor, colour) {
   subtitle(node, "Where a step goes", report.part === "device" ? "seconds of one step on each device" : "seconds of one step on a device of each stage");
   barsWithFigures(node, report.step, colour, time, 0, cursor, ["step", "the busiest"]);
 }
-// One bar has its figures below it; several have them beside them, term by term.
+// One bar has its figures below it; several have them beside them, term by term. Of paired reports they open.
 function barsWithFigures(node, list, colour, show, limit, cursor, words) {
   if (list.length === 1) {
     bars(node, list, colour, show, limit, cursor);
-    amounts(node, list[0], colour, show);
+    told(node, inside => amounts(inside, list[0], colour, show));
     return;
   }
-  const split = make("div", node, undefined, "split even"), [drawn, told] = [make("div", split), make("div", split)];
-  bars(drawn, list, colour, show, limit, cursor);
-  figures(told, list, colour, show, words, (sum, bar) => limit && sum > (bar.limit_bytes || limit));
+  const split = make("div", node, undefined, "split even"), [left, right] = [make("div", split), make("div", split)];
+  bars(left, list, colour, show, limit, cursor);
+  told(right, inside => figures(inside, list, colour, show, words, (sum, bar) => limit && sum > (bar.limit_bytes || limit)));
+}
+function told(node, fill) {
+  if (!paired) return fill(node);
+  const inside = make("div");
+  fold(node, "figures", inside, () => fill(inside));
+  node.appendChild(inside);
 }
 function amounts(node, bar, colour, show) {
   const list = make("dl", node, undefined, "amounts"), total = totalOf(bar) || 1;

@@ -1,5 +1,6 @@
 "use strict";
 const pages = JSON.parse(document.getElementById("report").textContent);
+const paired = pages.reports.length > 1; // two reports beside each other, under a table of what both have
 
 // One colour means one thing on the whole page. Stages, strategies, kinds of memory and kinds of traffic have
 // a palette each whose neighbours differ; colour never stands alone: a number, name or legend is beside it.
@@ -45,6 +46,21 @@ function section(parent, kind, title, hint) {
 function subtitle(parent, title, hint) {
   const head = make("h3", parent, title);
   if (hint) make("span", head, hint);
+}
+// A button that opens a node, which is filled when it is opened first.
+function fold(parent, name, node, fill) {
+  const button = make("button", parent, "▸ " + name, "fold");
+  let filled = false;
+  button.type = "button";
+  node.hidden = true;
+  button.setAttribute("aria-expanded", "false");
+  button.addEventListener("click", () => {
+    node.hidden = !node.hidden;
+    if (!filled) fill();
+    filled = true;
+    button.setAttribute("aria-expanded", !node.hidden);
+    button.textContent = (node.hidden ? "▸ " : "▾ ") + name;
+  });
 }
 function legend(parent, pairs) {
   const row = make("div", parent, undefined, "legend");

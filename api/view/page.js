@@ -5,6 +5,7 @@ function headline(parent, report) {
   make("p", node, report.subtitle);
   if (report.verdict) verdict(node, report.verdict, report.fits);
   if (report.headroom) headroom(node, report);
+  if (paired) return;
   const tiles = make("div", node, undefined, "tiles");
   for (const [name, value, note] of report.tiles) {
     const tile = make("div", tiles, undefined, note.startsWith("too large") ? "tile over" : "tile");
@@ -49,17 +50,18 @@ function comparisonPanel(parent, comparison) {
   const node = make("div", parent, undefined, "comparison");
   make("h1", node, comparison.title);
   make("p", node, comparison.verdict);
-  rowsTable(node, comparison.columns, comparison.rows);
-  const halves = make("div", node, undefined, "halves"), names = comparison.columns.slice(1, 3);
-  if (comparison.seconds) pairsTable(make("div", halves), "seconds of a step", comparison.seconds, time, names);
-  if (comparison.memory) pairsTable(make("div", halves), "bytes of the fullest stage", comparison.memory, bytes, names);
+  const names = comparison.columns.slice(1, 3), top = paired ? make("div", node, undefined, "thirds") : node;
+  const left = paired ? make("div", top) : top;
+  rowsTable(left, comparison.columns, comparison.rows);
+  if (comparison.seconds) pairsTable(make("div", top), "seconds of a step", comparison.seconds, time, names);
+  if (comparison.memory) pairsTable(make("div", top), "bytes of the fullest stage", comparison.memory, bytes, names);
   if (comparison.differences) {
-    subtitle(node, "Layers that differ");
-    rowsTable(node, ["modules", ...names], comparison.differences);
+    subtitle(left, "Layers that differ");
+    rowsTable(left, ["modules", ...names], comparison.differences);
   }
   if (comparison.points) scatter(make("div", node, undefined, "points"), comparison.points, comparison.memory_limit_bytes || 0);
 }
 const main = document.getElementById("main");
 if (pages.comparison) comparisonPanel(main, pages.comparison);
-const parent = pages.reports.length > 1 ? make("div", main, undefined, "pair") : main;
+const parent = paired ? make("div", main, undefined, "pair") : main;
 for (const report of pages.reports) reportPage(parent, report);

@@ -1,8 +1,13 @@
 // Tables of figures, of plans beside this one, and their points in time and memory.
 function tablePanel(parent, table) {
   if (!table || !table.rows.length) return;
-  subtitle(parent, table.title, table.hint);
-  rowsTable(parent, table.columns, table.rows, table.right);
+  const node = paired ? make("div") : parent, fill = () => rowsTable(node, table.columns, table.rows, table.right);
+  if (!paired) {
+    subtitle(parent, table.title, table.hint);
+    return void fill();
+  }
+  fold(make("div", parent), table.title, node, fill);
+  parent.appendChild(node);
 }
 function rowsTable(parent, columns, rows, right = []) {
   const body = make("tbody", make("table", parent, undefined, "cards")), top = make("tr", body, undefined, "head");
@@ -44,7 +49,7 @@ function whyPanel(parent, report) {
 }
 
 function rivalsTable(parent, report) {
-  const names = ["instead", "strategy", "step", "against the plan", "peak memory", "budget"];
+  const names = ["instead", "strategy", "step", "against the plan", "peak memory", "budget"].slice(0, paired ? 5 : 6);
   const table = make("table", parent, undefined, "rivals cards"), body = make("tbody", table);
   const top = make("tr", body, undefined, "head"), step = report.points.length ? report.points[0][1] : 1;
   names.forEach((name, i) => make("th", top, name, i > 1 && i < 5 ? "right" : "").scope = "col");
@@ -54,31 +59,24 @@ function rivalsTable(parent, report) {
       make("span", first, rival.name);
       cellOf(row, names[1], rival.strategy);
       const cell = cellOf(row, "", rival.reason);
-      cell.colSpan = 4;
+      cell.colSpan = names.length - 2;
       continue;
     }
     const chosen = cellOf(row, names[1], undefined, "main");
     make("span", chosen, `${rival.strategy}, ${rival.micro_batches} micro-batch${rival.micro_batches > 1 ? "es" : ""}, ${rival.memory_actions}`);
     cellOf(row, names[2], time(rival.step_seconds), "right");
     cellOf(row, names[3], percent(rival.step_seconds / step - 1), "right");
-    cellOf(row, names[4], bytes(rival.peak_bytes), "right");
-    cellOf(row, names[5], rival.fits ? "fits" : "too large", rival.fits ? "" : "over whole");
+    const peak = cellOf(row, names[4], bytes(rival.peak_bytes), "right");
+    if (paired) {
+      if (!rival.fits) make("div", peak, "too large", "over whole");
+    } else cellOf(row, names[5], rival.fits ? "fits" : "too large", rival.fits ? "" : "over whole");
     if (rival.seconds.length || rival.near_duplicates) opening(first, body, rival, names.length); else make("span", first, rival.name);
   }
 }
 function opening(cell, body, rival, columns) {
-  const button = make("button", cell, "▸ " + rival.name), line = make("tr", body, undefined, "inside");
-  const inside = make("td", line);
-  button.type = "button";
+  const line = make("tr", body, undefined, "inside"), inside = make("td", line);
   inside.colSpan = columns;
-  line.hidden = true;
-  button.setAttribute("aria-expanded", "false");
-  button.addEventListener("click", () => {
-    if (!inside.firstChild) terms(inside, rival);
-    line.hidden = !line.hidden;
-    button.setAttribute("aria-expanded", !line.hidden);
-    button.textContent = (line.hidden ? "▸ " : "▾ ") + rival.name;
-  });
+  fold(cell, rival.name, line, () => terms(inside, rival));
 }
 function terms(parent, rival) {
   const halves = make("div", parent, undefined, "halves");
@@ -105,7 +103,7 @@ function scatter(parent, points, limit) {
   const svg = draw("svg", parent, { role: "group", "aria-label": "step time against peak memory" }), named = points.length <= 12 && pages.comparison;
   onRedraw(() => {
     svg.replaceChildren();
-    const width = Math.max(220, parent.clientWidth), height = 230, right = 14, top = 12, bottom = 40;
+    const width = Math.max(220, parent.clientWidth), height = paired ? 140 : 230, right = 14, top = 12, bottom = 40;
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.style.height = height + "px";
     const times = points.map(p => p[1]), sizes = points.map(p => p[2]), least = Math.min(...times), most = Math.max(...times);

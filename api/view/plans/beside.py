@@ -12,7 +12,7 @@ from ....ir.text.summary import fullest_stage, one_line, schedule
 from ....ir.text.units import gib, seconds
 from ..call_names import span_name
 from ..report import Pages, PlanComparison, Point
-from .from_plan import report_of_plan
+from .from_plan import optimality, report_of_plan, throughput
 
 MOST_DIFFERENCES = 40
 
@@ -78,11 +78,12 @@ def _row(plan: Plan) -> tuple[tuple[str, str], ...]:
         ("cluster", f"{plan.cluster.name}, {plan.mesh.size:,} devices"),
         ("global batch", f"{plan.global_batch:,} samples"),
         ("step", seconds(p.step_seconds)),
-        ("samples per second", f"{p.samples_per_second:,.4g}"),
+        ("throughput", "{} {}".format(*throughput(plan))),
         ("peak memory", f"{peak} of {gib(plan.memory_limit_of(fullest))}, {fits}"),
         ("micro-batches", f"{plan.micro_batches}{pipeline}"),
         ("activations", memory_actions(plan).replace("+", ", ")),
         ("MFU, bubble", f"{100 * p.mfu:.1f} %, {100 * p.bubble:.1f} %"),
+        ("optimality", optimality(plan)),
     )
 
 

@@ -94,21 +94,31 @@ def binding_terms(plan: Plan) -> list[tuple[str, float]]:
 def _tiles(plan: Plan, fullest: int) -> tuple[tuple[str, str, str], ...]:
     p, step, peak = plan.prediction, plan.prediction.step_seconds, plan.stages[fullest].peak_bytes
     fits = "fits" if plan.fits else "too large"
-    optimality = plan.status if not plan.gap else f"within {100 * plan.gap:.2g} %"
     searched = "" if plan.complete else ", search was stopped"
-    tokens = p.tokens_per_second > 0
-    rate = p.tokens_per_second if tokens else p.samples_per_second
     pipeline = f", {schedule(plan)}" if len(plan.stages) > 1 else ""
     micro = micro_batches(plan.micro_batches) + pipeline
     return (
         ("peak memory", gib(peak), f"{fits}: budget {gib(plan.memory_limit_of(fullest))}"),
         ("step", seconds(step), f"{seconds(step / RANGE)} to {seconds(step * RANGE)}"),
-        ("throughput", f"{rate:,.0f}", "tokens per second" if tokens else "samples per second"),
+        ("throughput", *throughput(plan)),
         ("MFU", f"{100 * p.mfu:.1f} %", "of peak rate"),
         ("bubble", f"{100 * p.bubble:.1f} %", micro),
         ("global batch", f"{plan.global_batch:,}", "samples"),
-        ("optimality", optimality, f"under the cost model{searched}"),
+        ("optimality", optimality(plan), f"under the cost model{searched}"),
     )
+
+
+def throughput(plan: Plan) -> tuple[str, str]:
+    """A number and its unit: tokens, of models that have none samples, per second."""
+    p = plan.prediction
+    if p.tokens_per_second > 0:
+        return f"{p.tokens_per_second:,.0f}", "tokens per second"
+    rate = p.samples_per_second
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}", "samples per second"
+
+
+def optimality(plan: Plan) -> str:
+    return f"within {100 * plan.gap:.2g} %" if plan.gap else plan.status
 
 
 def _bars(plan: Plan, parts_of: Callable[[int], tuple[tuple[str, float], ...]]) -> tuple[Bar, ...]:
