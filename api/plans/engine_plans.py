@@ -33,6 +33,7 @@ from ...planner.question.pins import Pin
 from ...planner.search.driver import SearchSpace
 from ...planner.search.plan import no_plan
 from ...planner.search.plan import plan as search
+from ...planner.search.price_cache import PriceCache
 from ...planner.search.to_plan import assemble
 from ..formats.engine_files import FORMATS, engine_text
 from ..formats.galvatron_files import galvatron_text
@@ -116,12 +117,16 @@ def micro_batches(layout: EngineLayout, global_batch: int) -> int | None:
 
 
 def priced(
-    layout: EngineLayout, model: Model, cluster: Cluster, options: PlanOptions = OPEN
+    layout: EngineLayout,
+    model: Model,
+    cluster: Cluster,
+    options: PlanOptions = OPEN,
+    prices: PriceCache | None = None,
 ) -> Plan:
     """A layout as a plan, whether it fits or not. Raises UsageError where the model cannot be split
     so."""
-    space = SearchSpace.create(model, cluster, layout_options(layout, model, options))
-    return priced_in(space)
+    settings = layout_options(layout, model, options)
+    return priced_in(SearchSpace.create(model, cluster, settings, prices))
 
 
 def priced_in(space: SearchSpace) -> Plan:
@@ -193,7 +198,7 @@ def _with_batch(layout: EngineLayout, global_batch: int) -> EngineLayout:
 
 
 def better_neighbours(
-    layout: EngineLayout, model: Model, cluster: Cluster, options: PlanOptions = OPEN
+    layout: EngineLayout, model: Model, cluster: Cluster, options: PlanOptions, prices: PriceCache
 ) -> list[tuple[str, Plan]]:
     """Plans that differ in one thing and fit, the fastest first; what the engine cannot is left out."""
     plans: list[tuple[str, Plan]] = []
@@ -201,7 +206,7 @@ def better_neighbours(
         changed = _with_batch(other, model.batch)
         if engine_named(layout.engine).refusal(changed.strategy) is None:
             try:
-                plan = priced(changed, model, cluster, options)
+                plan = priced(changed, model, cluster, options, prices)
             except PlaitError:
                 continue
             if plan.peak_bytes <= plan.memory_limit_bytes:

@@ -15,6 +15,7 @@ from ...ir.text.units import gib, micro_batches, seconds
 from ...planner.interop.engine_layout import EngineLayout
 from ...planner.question.options import PlanOptions
 from ...planner.search.driver import SearchSpace
+from ...planner.search.price_cache import PriceCache
 from ..formats.model_source import ModelSource
 from .comparison import plan_row
 from .engine_plans import better_neighbours, priced_in
@@ -47,11 +48,12 @@ def explain_imported(
     model = source.load(_global_batch(file), _precision(file))
     keywords: dict[str, Any] = {"pin": [file], "memory": memory_bytes}
     request = plan_request(model, cluster.devices, keywords)
-    plan = priced_in(SearchSpace.create(request.model, cluster, request.options))
+    prices = PriceCache()
+    plan = priced_in(SearchSpace.create(request.model, cluster, request.options, prices))
     changes: list[tuple[str, Plan]] = []
     if isinstance(file, EngineLayout):
         options = PlanOptions(memory_bytes=memory_bytes, micro_batches=plan.micro_batches)
-        changes = better_neighbours(file, request.model, cluster, options)
+        changes = better_neighbours(file, request.model, cluster, options, prices)
     return ImportedExplanation(plan.engine, plan, tuple(changes))
 
 
