@@ -8,6 +8,7 @@ from plait.api.commands import output
 from plait.runtime.verification import verify
 from plait.tests import ranks, reports, zoo
 from plait.tests.golden import golden, pytest_addoption
+from plait.tests.paths import LLAMA
 
 __all__ = ["golden", "pytest_addoption", "traced"]
 
@@ -26,6 +27,24 @@ def traced():
         return models[name]
 
     return of
+
+
+@pytest.fixture(scope="session")
+def llama_file(tmp_path_factory):
+    """The file of the small Llama of the examples, as `plait trace` writes it."""
+    from plait.api.cli import main
+
+    path = str(tmp_path_factory.mktemp("llama") / "model.json")
+    assert main(["trace", LLAMA, "-o", path]) == 0
+    return path
+
+
+@pytest.fixture(scope="session")
+def llama(llama_file):
+    """The small Llama of the examples, traced."""
+    from plait.api import load_model
+
+    return load_model(llama_file)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -85,12 +85,11 @@ def test_a_branch_on_data_exits_5_with_file_and_line(tmp_path, capsys):
     assert "branchy.py:4" in capsys.readouterr().err.replace('", line ', ":")
 
 
-def test_explain_sharding_reads_back(tmp_path, capsys):
-    model, plan = tmp_path / "model.json", tmp_path / "plan.json"
-    main(["trace", LLAMA, "-o", str(model)])
-    main(["plan", str(model), "--cluster", "4xh100", "--pin", "*:dp=2,tp=2", "-o", str(plan)])
+def test_explain_sharding_reads_back(tmp_path, capsys, llama_file):
+    model, plan = llama_file, tmp_path / "plan.json"
+    main(["plan", model, "--cluster", "4xh100", "--pin", "*:dp=2,tp=2", "-o", str(plan)])
     capsys.readouterr()
-    for arguments in ([], ["model.layers.0", "--model", str(model)], ["llama*"]):
+    for arguments in ([], ["model.layers.0", "--model", model], ["llama*"]):
         assert main(["explain", str(plan), *arguments, "--sharding"]) == 0
         texts = capsys.readouterr().out.split("\n\n")
         assert set(map(parse_sharding, texts)) <= set(load_plan(plan).shardings)

@@ -139,9 +139,8 @@ def test_an_unknown_pass_lists_the_known_ones(capsys):
     assert "unknown pass 'rewite'; did you mean rewrite? known: export," in capsys.readouterr().err
 
 
-def test_print_after_a_pass_of_planning_and_of_code_generation(tmp_path, capsys):
-    model, plan = str(tmp_path / "model.json"), str(tmp_path / "plan.json")
-    main(["trace", LLAMA, "-o", model])
+def test_print_after_a_pass_of_planning_and_of_code_generation(tmp_path, capsys, llama_file):
+    model, plan = llama_file, str(tmp_path / "plan.json")
     command = ["plan", model, "--cluster", "4xh100", "--pin", "*:dp=4"]
     main([*command, "-o", plan])
     capsys.readouterr()

@@ -3,14 +3,12 @@
 import pytest
 
 from plait.api.cli import main
-from plait.tests.paths import LLAMA
 
 
 @pytest.fixture(scope="package")
-def files(tmp_path_factory):
+def files(tmp_path_factory, llama_file):
     """The model's and the plan's: two stages of four replicas."""
     folder = tmp_path_factory.mktemp("files")
-    model, made = str(folder / "model.json"), str(folder / "plan.json")
-    assert main(["trace", LLAMA, "-o", model]) == 0
+    model, made = llama_file, str(folder / "plan.json")
     assert main(["plan", model, "--cluster", "8xh100", "--pin", "*:pp=2,dp=4", "-o", made]) == 0
     return model, made

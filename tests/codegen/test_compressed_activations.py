@@ -16,7 +16,6 @@ from plait.cost_model.communication.stage_transfer import plan_transfers
 from plait.cost_model.explain.memory_terms import memory_term
 from plait.cost_model.explain.step_terms import step_term
 from plait.cost_model.hardware import load_cluster
-from plait.ir.capture import load_source, trace
 from plait.ir.files.json_files import dump, load
 from plait.ir.plan.plan import Plan
 from plait.ir.text.summary import plan_summary
@@ -77,9 +76,8 @@ def planned(model, strategy, schedule, compress, micro_batches=MICRO_BATCHES):
 
 
 @pytest.fixture(scope="module")
-def model():
-    source = load_source(LLAMA)
-    return trace(source.model, source.batch, source.loss_fn)
+def model(llama):
+    return llama
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from plait.cost_model.communication.data_parallel import axes_of
 from plait.cost_model.communication.exchange import Exchange
 from plait.cost_model.explain.step_terms import step_term
 from plait.cost_model.hardware import load_cluster
-from plait.ir.capture import load_source, trace
 from plait.ir.compression.registry import COMPRESSED_OPTIMIZERS
 from plait.ir.errors import UsageError
 from plait.planner import PlanOptions, plan
@@ -64,9 +63,8 @@ APART = (
 
 
 @pytest.fixture(scope="module")
-def model():
-    source = load_source(LLAMA)
-    return trace(source.model, source.batch, source.loss_fn)
+def model(llama):
+    return llama
 
 
 def planned(model, strategy, optimizer, **options):

@@ -114,16 +114,15 @@ MOVES = ("zero3=4@1/2", "dp=4", "zero3=4", "zero3=2@1/2,tp=2", "zero3=4@1/2")
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, llama):
     folder = tmp_path_factory.mktemp("trained")
-    source = load_source(LLAMA)
-    model, jobs, plans = trace(source.model, source.batch, source.loss_fn), [], {}
+    jobs, plans = [], {}
     for number, strategy_text in enumerate((*LADDER, *OTHERS)):
         options = PlanOptions(
             pins=pin_all(strategy_text), memory_actions=("keep",), micro_batches=1
         )
-        plans[strategy_text] = plan(model, load_cluster("local:4"), options)
-        write_program(compile_program(plans[strategy_text], model), folder / str(number))
+        plans[strategy_text] = plan(llama, load_cluster("local:4"), options)
+        write_program(compile_program(plans[strategy_text], llama), folder / str(number))
         jobs.append({"name": strategy_text, "source": LLAMA, "folder": str(folder / str(number))})
     (folder / "jobs.json").write_text(json.dumps({"jobs": jobs, "moves": MOVES}))
     out = folder / "out.json"

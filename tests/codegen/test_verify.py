@@ -124,10 +124,10 @@ def verdicts(request, tmp_path_factory):
             SCHEDULED if share == 1 else SCHEDULED[i % 4 : i % 4 + 1],
             schedule,
         )
-        if share == 1 or i % 2
+        if share == 1 or i % 3 == 1
     ]
     jobs["experts"] = programs(
-        "mixtral", sources["mixtral"], folder, EXPERTS if share == 1 else EXPERTS[::4]
+        "mixtral", sources["mixtral"], folder, EXPERTS if share == 1 else EXPERTS[3::4]
     )
     for i, name in enumerate(("gpt2", "llama")):
         layouts = MIXED if share == 1 else MIXED[i::6]
@@ -155,14 +155,14 @@ def test_stages_of_several_chunks_compute_what_one_process_computes(verdicts):
 
 @pytest.mark.ranks
 def test_every_schedule_computes_what_one_process_computes(verdicts):
-    assert len(verdicts["schedules"]) >= len(SCHEDULES) // 2
+    assert len(verdicts["schedules"]) >= len(SCHEDULES) // 3
     for verdict in verdicts["schedules"]:
         assert verdict.passed, str(verdict)
 
 
 @pytest.mark.ranks
 def test_experts_apart_compute_what_one_process_computes(verdicts):
-    assert len(verdicts["experts"]) >= len(EXPERTS[::4])
+    assert len(verdicts["experts"]) >= len(EXPERTS[3::4])
     for verdict in verdicts["experts"]:
         assert verdict.passed, str(verdict)
 

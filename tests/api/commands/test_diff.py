@@ -5,14 +5,12 @@ import json
 import pytest
 
 from plait.api.cli import main
-from plait.tests.paths import LLAMA
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("diff")
-    model, one, other = (str(folder / f"{name}.json") for name in ("model", "one", "other"))
-    assert main(["trace", LLAMA, "-o", model]) == 0
+def files(tmp_path_factory, llama_file):
+    folder, model = tmp_path_factory.mktemp("diff"), llama_file
+    one, other = (str(folder / f"{name}.json") for name in ("one", "other"))
     assert main(["plan", model, "--cluster", "4xh100", "--pin", "dp=4", "-o", one]) == 0
     pins = ["--pin", "dp=4", "--pin", "model.layers.[1-2]:dp=2,tp=2"]
     assert main(["plan", model, "--cluster", "4xh100", *pins, "-o", other]) == 0

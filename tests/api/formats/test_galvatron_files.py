@@ -21,7 +21,6 @@ from plait.planner.pricing.function_prices import FunctionPrices
 from plait.planner.question.options import optimizer_states
 from plait.planner.question.pins import Pin
 from plait.planner.search.driver import SearchSpace
-from plait.tests.paths import LLAMA
 
 # fmt: off
 FILE = {
@@ -34,10 +33,8 @@ FILE = {
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    path = str(tmp_path_factory.mktemp("galvatron") / "model.json")
-    assert main(["trace", LLAMA, "-o", path]) == 0
-    return path
+def model(llama_file):
+    return llama_file
 
 
 @pytest.fixture

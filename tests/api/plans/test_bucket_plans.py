@@ -11,7 +11,6 @@ from msgspec.structs import replace
 from plait.api import load_plan, plan
 from plait.api.cli import main
 from plait.codegen.table import plan_table
-from plait.ir.capture import load_source, trace
 from plait.ir.errors import MismatchError
 from plait.ir.lowering.redistribute import redistribution_bytes
 from plait.runtime.comm.slicing import flatten, local_shard
@@ -33,12 +32,10 @@ CONFIG = {
 
 
 @pytest.fixture(scope="module")
-def tables():
+def tables(llama):
     """Tables of programs of a small model by strategy."""
-    source = load_source(LLAMA)
-    model = trace(source.model, source.batch)
     return [
-        plan_table(plan(model, cluster="8xh100", pin=pin), model) for pin in (*STRATEGIES, MIXED)
+        plan_table(plan(llama, cluster="8xh100", pin=pin), llama) for pin in (*STRATEGIES, MIXED)
     ]
 
 

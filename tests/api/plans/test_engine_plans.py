@@ -7,15 +7,12 @@ import pytest
 from plait.api.cli import main
 from plait.api.plans.engine_plans import export
 from plait.api.plans.plan_object import load_plan
-from plait.tests.paths import LLAMA
 from plait.tests.sampling import some_rows
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    path = str(tmp_path_factory.mktemp("engines") / "model.json")
-    assert main(["trace", LLAMA, "-o", path]) == 0
-    return path
+def model(llama_file):
+    return llama_file
 
 
 @pytest.fixture

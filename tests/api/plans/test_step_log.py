@@ -10,19 +10,16 @@ from plait.cost_model.calibration.fit import MeasuredStep, fit
 from plait.cost_model.explain.step_terms import step_term
 from plait.cost_model.hardware import load_cluster
 from plait.cost_model.scaled_cluster import ScaleFactors, scaled_cluster
-from plait.tests.paths import LLAMA
 
 TRUE = ScaleFactors(compute=1.7, communication=0.6, overhead=2.5)
 STRATEGIES = ("dp=4", "tp=4", "dp=2,tp=2", "pp=2,dp=2", "zero3=4")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, llama_file):
     folder_path = tmp_path_factory.mktemp("log")
-    model = str(folder_path / "model.json")
-    assert main(["trace", LLAMA, "-o", model]) == 0
     for i, strategy in enumerate(STRATEGIES):
-        command = ["plan", model, "--cluster", "local:4", "--pin", f"*:{strategy}"]
+        command = ["plan", llama_file, "--cluster", "local:4", "--pin", f"*:{strategy}"]
         assert main([*command, "-o", str(folder_path / f"plan{i}.json")]) == 0
     return folder_path
 

@@ -1,6 +1,7 @@
 """Schemas ship with the package as they are generated, and hold what is printed."""
 
 import json
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -10,7 +11,7 @@ from plait.api.serve.json_lines import answer
 from plait.api.serve.reports import REPORTS, PlanReport
 from plait.api.serve.schema_files import schema_text, schemas
 from plait.api.serve.session import Session
-from plait.tests.paths import LLAMA, ROOT
+from plait.tests.paths import ROOT
 
 SHIPPED = ROOT / "api" / "serve" / "schemas"
 
@@ -21,9 +22,8 @@ def test_what_is_shipped_is_what_is_generated():
     assert shipped == generated, "python -m plait.api.serve.schema_files api/serve/schemas"
 
 
-def test_answers_are_their_reports(tmp_path, capsys):
-    model, session = str(tmp_path / "model.json"), Session()
-    assert main(["trace", LLAMA, "-o", model]) == 0
+def test_answers_are_their_reports(tmp_path, capsys, llama_file):
+    model, session = llama_file, Session()
     capsys.readouterr()
     assert (
         main(["plan", model, "--cluster", "2xh100", "-o", str(tmp_path / "plan.json"), "--json"])
@@ -46,4 +46,4 @@ def test_answers_are_their_reports(tmp_path, capsys):
     jsonschema = pytest.importorskip("jsonschema")
     jsonschema.validate(printed, schemas()["report.plan"])
     jsonschema.validate(json.loads((tmp_path / "plan.json").read_text()), schemas()["file.plan"])
-    jsonschema.validate(json.loads((tmp_path / "model.json").read_text()), schemas()["file.model"])
+    jsonschema.validate(json.loads(Path(model).read_text()), schemas()["file.model"])

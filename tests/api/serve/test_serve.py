@@ -11,7 +11,6 @@ from plait.api.serve.json_lines import serve
 from plait.api.serve.methods import METHODS, schema, what_if
 from plait.api.serve.requests import Change, PlanningJob, WhatIfParams
 from plait.api.serve.session import Session, fastest, other_batch
-from plait.tests.paths import LLAMA
 from plait.tests.sampling import some
 
 CHANGES = {
@@ -29,10 +28,8 @@ CHANGES = {
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    path = str(tmp_path_factory.mktemp("serve") / "model.json")
-    assert main(["trace", LLAMA, "-o", path]) == 0
-    return path
+def model(llama_file):
+    return llama_file
 
 
 @pytest.fixture(scope="module")

@@ -217,17 +217,19 @@ def main() -> None:
         for number, layout in enumerate({**LAYOUTS, **MORE_LAYOUTS} if share == 1 else LAYOUTS):
             for name in list(RECIPES)[number % share :: share]:
                 trials.recipe(layout, name)
-            if share == 1 or number % 2 == 0:
+            if share == 1 or number == 2:
                 trials.across(layout)
+            if share == 1 or number == 4:
                 trials.nonfinite(layout)
-        trials.instance("zero3 4")
-        trials.instance("pp 2 dp 2")
         trials.noise("dp 4")
-        trials.first_values("zero3 4")
+        trials.instance("zero3 4")
         trials.first_values("pp 2 dp 2")
+        if share == 1:
+            trials.instance("pp 2 dp 2")
+            trials.first_values("zero3 4")
         layouts = ("zero3 4", "tp 2 dp 2", "pp 2 dp 2", "zero1 4")
         moved = ("muon and adamw", "groups by name", "shampoo", "clip and accumulate")
-        for name in moved[: len(moved) // min(share, 2)]:
+        for name in moved if share == 1 else moved[:1]:
             trials.checkpoints(name, layouts)
     print("done", rank)
 

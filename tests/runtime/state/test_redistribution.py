@@ -8,7 +8,6 @@ import torch
 
 from plait.api import plan
 from plait.codegen.table import plan_table
-from plait.ir.capture import load_source, trace
 from plait.ir.lowering.redistribute import (
     STEPPED,
     VALUES,
@@ -19,17 +18,15 @@ from plait.ir.lowering.redistribute import (
 )
 from plait.tests import ranks
 from plait.tests.api.plans.test_bucket_plans import local_elements
-from plait.tests.paths import LLAMA, ROOT
+from plait.tests.paths import ROOT
 from plait.tests.sampling import some
 
 STRATEGIES = ("dp=4", "zero3=4", "pp=2,zero1=2", "dp=2,tp=2", "zero3=2@1/2,tp=2", "zero2=2,dp=2")
 
 
 @pytest.fixture(scope="module")
-def tables():
-    source = load_source(LLAMA)
-    model = trace(source.model, source.batch)
-    return [plan_table(plan(model, cluster="4xh100", pin=s), model) for s in STRATEGIES]
+def tables(llama):
+    return [plan_table(plan(llama, cluster="4xh100", pin=s), llama) for s in STRATEGIES]
 
 
 def numbers(table, name, box):
