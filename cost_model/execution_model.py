@@ -25,6 +25,7 @@ from ..ir.unknown_name import unknown_name
 COMPILED: tuple[Work, ...] = ("pointwise", "reduce")  # what a compiler fuses
 Overlap = Literal["gradients", "weights", "transfers", "tp", "cp", "ep"]
 Text = Annotated[str, Meta(min_length=1)]
+FLASH_1_SLOWDOWN = 2.0  # behind FlashAttention-2, forward and backward (Dao 2023)
 FLASH_2_SLOWDOWN = 1.75  # 1.5 to 2.0 times behind FlashAttention-3 on H100 (Shah et al. 2024)
 CAST_BYTES = 4.0  # of an element quantised once: two read, one written in either orientation
 PRODUCT_BYTES = 9.0  # of three products of square matrices, per element that is quantised
@@ -37,11 +38,11 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     before them, transfers between stages, and collectives of operators along an axis. `fused`: kinds
     of work whose neighbouring operators run as one kernel. `rematerialised`: fused backward kernels
     recompute values that only they read, and reuse the memory of operands that die.
-    `fused_attention`: scores are never written to memory; `attention` is the kernel: the vendor's, or
-    the portable one that later devices outgrew. `dispatch_seconds`: host time per operator, or per
-    kernel of a `compiled` program; a device never finishes before its host, and where it
-    `blocks_launches` starts no operator before the host saw the last one end. `matrix_dtype`: dtype
-    that matrix products run in; None: that of their operands. `cast_bytes`: bytes moved to quantise an
+    `fused_attention`: scores are never written to memory; `attention` is the kernel: the vendor's, the
+    portable one that later devices outgrew, or the first that there was. `dispatch_seconds`: host time
+    per operator, or per kernel of a `compiled` program; a device never finishes before its host, and
+    where it `blocks_launches` starts no operator before the host saw the last one end. `matrix_dtype`:
+    that of matrix products; None: that of their operands. `cast_bytes`: bytes moved to quantise an
     element for them. `gradient_item_bytes`: bytes per element of an accumulated gradient, which is
     also what travels; None: those of its parameter. `stepped_item_bytes`: bytes per element of the
     copy that the optimizer steps on, and of its gradient then; None: those of a gradient.
@@ -76,7 +77,7 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     fused: tuple[Work, ...] = ()
     rematerialised: bool = False
     fused_attention: bool = True
-    attention: Literal["vendor", "portable"] = "portable"
+    attention: Literal["vendor", "portable", "first"] = "portable"
     dispatch_seconds: float = 0.0
     blocks_launches: bool = False
     compiled: bool = False
@@ -116,8 +117,9 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     def attention_slowdown(self, peak_flops: Mapping[str, float]) -> float:
         """Time of the attention kernel over that of the device's best. Devices with products of 8-bit
         floats have units for asynchronous copies and products, which the portable kernel leaves idle."""
-        outgrown = self.attention == "portable" and "float8_e4m3fn" in peak_flops
-        return FLASH_2_SLOWDOWN if outgrown else 1.0
+        first = FLASH_1_SLOWDOWN if self.attention == "first" else 1.0
+        outgrown = self.attention != "vendor" and "float8_e4m3fn" in peak_flops
+        return first * (FLASH_2_SLOWDOWN if outgrown else 1.0)
 
 
 GENERATED = ExecutionModel(overlaps=("gradients", "weights"), exposes_ends=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import msgspec
@@ -22,7 +23,7 @@ from ...planner.pricing.function_tables import FunctionTables, TableKey
 from ...planner.question.candidate import CallPoint, Candidate
 from ...planner.sharding.model_shardings import ModelShardings
 from .architecture import Architecture, LayerKind
-from .deepen import deepen
+from .deepen import LAYERS, deepen
 from .machine import cluster_of
 from .run import UNKNOWN, Layout, RunConfig, UnmodelledError
 
@@ -47,7 +48,8 @@ TraceKey = tuple[Architecture, tuple[LayerKind, ...], str, int]  # with a dtype 
 class Precision(NamedTuple):
     """Torch types of weights and of the operands of products (None: the same), and bytes moved to
     quantise an element of these: 2 to read it, 1 to write it in either orientation, 2 more to find a
-    scale first (for the tensor, or for rows and for columns apart)."""
+    scale first (for the tensor, or for rows and for columns apart); 4 to scale an element of both
+    results of backward, where no fast kernel does (pytorch/ao 2184), of three."""
 
     weights: str
     matrix: str | None = None
@@ -61,7 +63,7 @@ PRECISIONS = {
     "bf16": Precision("bfloat16"),
     "fp8": Precision("bfloat16", FP8, 4),  # scales of earlier steps
     "fp8-tensorwise": Precision("bfloat16", FP8, 6),
-    "fp8-rowwise": Precision("bfloat16", FP8, 10),
+    "fp8-rowwise": Precision("bfloat16", FP8, 10 + 4 * 2 / 3),
     "fp8-blockwise": Precision("bfloat16", FP8, 6),
     "mxfp8": Precision("bfloat16", FP8, 4.5),  # and a scale per 32 elements, in the products' order
     "nvfp4": Precision("bfloat16", FP4, 8),  # rotated, rounded at random; a scale per tensor first
@@ -95,7 +97,19 @@ class PredictedRun(msgspec.Struct, frozen=True):
 
 
 class RunTables(FunctionTables):
-    """Tables whose partial memory action is that of selective activation checkpointing by operator."""
+    """Tables whose partial memory action is that of selective activation checkpointing by operator.
+
+    Products outside of layers are those of the head, which recipes of fewer bits leave out: Megatron
+    Core's output layer is none of Transformer Engine's, and torchtitan's float8 filters `output`."""
+
+    def execution_of(self, function: str) -> ExecutionModel:
+        if self.execution.matrix_dtype is None or function in self.layer_functions:
+            return self.execution
+        return replace(self.execution, matrix_dtype=None)
+
+    @cached_property
+    def layer_functions(self) -> frozenset[str]:
+        return frozenset(c.function for c in self.model.calls if c.path.startswith(LAYERS))
 
     def selected(self, key: TableKey, memory: MemoryAction) -> tuple[int, ...]:
         table = self.table_of(key)

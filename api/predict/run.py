@@ -26,6 +26,7 @@ RECOMPUTE = {
 COMPILED = ("torchtitan", "torchtitan-2024")  # fsdp2 whose layers are compiled
 UNKNOWN = "unknown"  # what a row recomputes, where nothing is printed
 THIS_YEAR = 2026  # of rows that name none
+TORCHTITAN_YEAR = 2024  # when it was published; who sharded weights before that had FSDP
 RECIPES = (  # what the name of a precision contains, the narrower first
     (r"nvfp4|mxfp4|fp4", "nvfp4"),
     (r"mxfp8|fp8.*mx|fp8.*block.*mx", "mxfp8"),
@@ -142,7 +143,8 @@ def read_engine(row: Row, layout: Layout) -> str:
     if engine is None:
         sharded = layout.zero_stage == 3 and layout.pipeline == 1
         year = integer(row, "year", THIS_YEAR)
-        usual = "torchtitan" if sharded else "megatron"
+        usual = "torchtitan" if year >= TORCHTITAN_YEAR else "fsdp"
+        usual = usual if sharded else "megatron"
         engine = execution_model_of_framework(usual, year) or usual
     if row.get("compile") and engine in (*COMPILED, "fsdp2"):
         compiled = engine if engine in COMPILED else COMPILED[0]

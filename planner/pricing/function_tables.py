@@ -117,13 +117,19 @@ class FunctionTables:
                 return None
             locals_.append(local)
             shardings.append(sharding)
-        pricer = Pricer(self.cluster, shardings[0].mesh, self.loads, self.execution)
+        execution = self.execution_of(key.function)
+        loads = self.loads if execution is self.execution else None
+        pricer = Pricer(self.cluster, shardings[0].mesh, loads, execution)
         costs = FunctionCostTable(pricer, (locals_[0], locals_[1]), (sizes[0], sizes[-1]))
         partial = partial_gradient_bytes(locals_[0], shardings[0])
         whole = self.shardings.functions[key.function]
         tables, rows = sparse_gradient_bytes(locals_[0], whole)
         slot = expert_bytes(locals_[0], whole, shardings[0])
         return FunctionPriceTable(costs, partial, tables, rows * self.model.batch // sizes[0], slot)
+
+    def execution_of(self, function: str) -> ExecutionModel:
+        """How a function is executed."""
+        return self.execution
 
     def local_function(self, sharding: Sharding, chunks: int) -> Function | None:
         """The per-device function of one of `chunks` chunks; None where that is impossible."""

@@ -263,6 +263,16 @@ def test_fused_attention_is_faster_and_smaller(predictor):
     written = predict(predictor, **shape, flash_attn=0)
     assert predict(predictor, **shape).step_seconds < written.step_seconds
     assert predict(predictor, **shape).allocated_bytes < written.allocated_bytes
+    years = (predict(predictor, **shape, framework="Megatron", year=y) for y in (2022, 2024))
+    first, second = (run.step_seconds for run in years)
+    assert first > 1.1 * second
+
+
+def test_the_head_of_an_8_bit_run_has_16(predictor):
+    head = {"layers": 2, "hidden": 2048, "ffn": 256, "vocab": 65536, "microbatch": 32}
+    alone = {"num_gpus": 1, "dp": 1, "tp": 1, "pp": 1, "zero_stage": 0, "gpu": "H100"}
+    wide, narrow = (predict(predictor, **head, **alone, precision=p) for p in ("bf16", "fp8"))
+    assert 0.9 * wide.step_seconds < narrow.step_seconds < wide.step_seconds
 
 
 def test_small_kernels_wait_for_the_host(predictor):
