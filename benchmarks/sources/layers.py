@@ -842,6 +842,22 @@ def contrastive():
 # losses
 
 
+def chunked_loss():
+    """The head and the loss take the tokens in four parts."""
+
+    class Chunked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(16, 16), nn.Linear(16, 12)
+
+        def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+            rows, of_rows = self.body(x).flatten(0, 1), labels.flatten()
+            parts = zip(rows.chunk(4), of_rows.chunk(4), strict=True)
+            return torch.stack([F.cross_entropy(self.head(r), t) for r, t in parts]).mean()
+
+    return Chunked().train(), (torch.randn(SAMPLES, 6, 16), torch.randint(0, 12, (SAMPLES, 6)))
+
+
 def _loss(loss: nn.Module, target: Tensor):
     class Loss(nn.Module):
         def __init__(self) -> None:

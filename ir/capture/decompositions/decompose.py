@@ -126,10 +126,13 @@ def addmm(rewriter: Rewriter, op: Op) -> ResultValues | None:
 
 @decomposition("aten.add.Tensor", "aten.sub.Tensor", "aten.rsub.Scalar")
 def shifted_number(rewriter: Rewriter, op: Op) -> ResultValues | None:
-    """A number plus or minus a literal, as a tensor: each rank adds its share to a partial sum."""
+    """A number plus or minus a literal, as a tensor: each rank adds its share to a partial sum. Zero
+    minus it is its negative."""
     type_ = rewriter.types[op.results[0]]
     x, literal = op.args[0], op.args[1]
     plain = isinstance(x, Ref) and rewriter.types[x.value] == type_ and not op.kwargs
+    if plain and "rsub" in op.target and literal == 0 and len(op.args) == 2:
+        return rewriter.emit("aten.neg.default", (x,), type_)
     if type_.shape or not type_.is_float or not plain or len(op.args) > 2:
         return None
     if not isinstance(literal, int | float) or literal == 0:

@@ -14,6 +14,7 @@ from ...model.tensor import TensorType
 from ...passes import Pass
 from ..graph import FlatGraph, arguments, substitute
 from ..operators.shard_offsets import full_index
+from ..recorded.row_parts import rejoined
 from ..resolve import overload
 from .masks import PositionAnalysis
 
@@ -39,7 +40,9 @@ class Rewrite(Pass[FlatGraph, FlatGraph], frozen=True):
     name = "rewrite"
 
     def apply(self, value: FlatGraph) -> FlatGraph:
-        return apply_rules(value, REWRITES)
+        graph = apply_rules(value, REWRITES)
+        rejoined(graph)
+        return graph
 
 
 def apply_rules(graph: FlatGraph, rules: Rules) -> FlatGraph:
