@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 
 from plait.tests.faults.kill_worker import SAMPLES
+from plait.tests.ranks import launch
 from plait.tests.runtime import toy
 
 WORKER = Path(__file__).parent / "kill_worker.py"
@@ -38,10 +39,15 @@ class Outcome(NamedTuple):
     redone: int
 
 
-def start(folder: Path, batches: int, restarts: int) -> subprocess.Popen[bytes]:
-    """Start the ranks of a run in a folder."""
+def with_program(folder: Path) -> Path:
+    """A new folder with the program that is trained."""
     folder.mkdir(parents=True)
     toy.write(folder / "program", toy.table(LAYOUT, 1))
+    return folder
+
+
+def start(folder: Path, batches: int, restarts: int) -> subprocess.Popen[bytes]:
+    """Start the ranks of a run in a folder, under torchrun."""
     command = [
         sys.executable,
         "-m",
@@ -94,9 +100,9 @@ def _batches(folder: Path) -> int:
 def survive(root: Path, kills: int, batches: int, seed: int) -> str:
     """Run once undisturbed and once with kills; raises AssertionError where they differ. Gives a line
     for the report."""
-    plain = start(root / "plain", batches, 0)
-    assert plain.wait(PATIENCE_SECONDS * 3) == 0, (root / "plain" / "torchrun").read_text()
-    expected, killed = outcome(root / "plain"), root / "killed"
+    plain, killed = with_program(root / "plain"), with_program(root / "killed")
+    launch(RANKS, [str(WORKER), str(plain), str(batches)], timeout_seconds=PATIENCE_SECONDS * 3)
+    expected = outcome(plain)
     process = start(killed, batches, kills)
     try:
         done = kill_often(killed, process, kills, random.Random(seed))

@@ -308,20 +308,25 @@ def _recomputed(
     """
     first, last = spans.starts, spans.ends[:, None]
     runs = _windowed_max(np.array([pattern.run_mb for pattern in patterns]), spans)
-    stages, span = np.nonzero(missing.reshape(len(missing), -1) > 0)
-    wanted, factor = missing.reshape(len(missing), -1)[stages, span], in_flight.ravel()[stages]
-    best, saved_before, time_before = np.full(len(wanted), np.inf), 0.0 * wanted, 0.0 * wanted
-    for pattern, run in zip(patterns[1:], runs[1:], strict=True):
+    found = np.where(missing > 0, np.inf, 0.0)
+    saves = [pattern.saved_mb[last] - pattern.saved_mb[first] for pattern in patterns]
+    most = np.max(saves, axis=0)
+    short = np.flatnonzero((missing > 0) & (in_flight * most >= missing))  # runs only take away
+    stages, span = np.divmod(short, first.size)
+    wanted, factor = missing.ravel()[short], in_flight.ravel()[stages]
+    saved_before, time_before = np.zeros(len(short)), np.zeros(len(short))
+    for pattern, stored, run in zip(patterns[1:], saves[1:], runs[1:], strict=True):
         time = (pattern.again_us[last] - pattern.again_us[first]).ravel()[span]
-        stored = (pattern.saved_mb[last] - pattern.saved_mb[first]).ravel()[span]
-        saved = factor * stored - run.ravel()[span]
-        share = (wanted - saved_before) / np.maximum(saved - saved_before, 1e-9)
-        mixed = time_before + np.clip(share, 0, 1) * (time - time_before)
-        np.minimum(best, np.where(saved >= wanted, mixed, np.inf), out=best)
-        saved_before, time_before = np.maximum(saved, saved_before), time
-    found = np.where(missing > 0, np.inf, 0.0).reshape(len(missing), -1)
-    found[stages, span] = best
-    return found.reshape(missing.shape)
+        saved = factor * stored.ravel()[span] - run.ravel()[span]
+        enough = saved >= wanted
+        if enough.any():
+            part = (wanted - saved_before)[enough] / np.maximum(saved - saved_before, 1e-9)[enough]
+            mixed = time_before[enough] + np.clip(part, 0, 1) * (time - time_before)[enough]
+            found.ravel()[short[enough]] = mixed
+        more = ~enough  # of the others the next pattern saves more
+        short, span, wanted, factor = short[more], span[more], wanted[more], factor[more]
+        saved_before, time_before = np.maximum(saved, saved_before)[more], time[more]
+    return found
 
 
 def _windowed_max(amounts: Reals, spans: Windows) -> Reals:
