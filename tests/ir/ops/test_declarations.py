@@ -20,28 +20,21 @@ def _named(sample: Sample) -> str:
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=_named)
 def test_shards_give_the_whole(sample: Sample) -> None:
-    declared = case(sample)
-    assert declared.declared is not None, "opaque at this site"
-    for loop in declared.declared.loops:
+    """Along every loop, along every pair of loops, and as terms of a sum."""
+    whole = case(sample)
+    assert whole.declared is not None, "opaque at this site"
+    for loop in whole.declared.loops:
         if loop.kind == "whole" or loop.size == 1:
             continue
         divisors = [degree for degree in (2, 3) if loop.size % degree == 0]
         assert divisors, f"{loop} escapes the test; choose another size"
         for degree in divisors:
             for inner in (False, True):
-                _check(declared, loop.name, degree, inner)
-
-
-@pytest.mark.parametrize("sample", SAMPLES, ids=_named)
-def test_pairs_of_loops_give_the_whole(sample: Sample) -> None:
-    declared = case(sample)
-    assert declared.declared is not None
-    if declared.declared.pairs:
-        axes = analyse(alone(declared))
-        paired = [o for o in axes.ops[0].options if o.partner is not None]
-        assert paired
-        for option in paired:
-            _same(split_over(declared, option, axes, 2), declared, str(option.splits))
+                _check(whole, loop.name, degree, inner)
+    if whole.declared.pairs:
+        _check_pairs(whole)
+    for group in whole.declared.linear:
+        _same(summed(whole, group, seed=1), whole, f"linear in {group}")
 
 
 def _check(declared: Case, loop: str, degree: int, inner: bool) -> None:
@@ -50,12 +43,12 @@ def _check(declared: Case, loop: str, degree: int, inner: bool) -> None:
         _same(made, declared, f"{loop} in {degree}{' inside' * inner}")
 
 
-@pytest.mark.parametrize("sample", SAMPLES, ids=_named)
-def test_partial_values_pass_through(sample: Sample) -> None:
-    found = case(sample)
-    assert found.declared is not None
-    for group in found.declared.linear:
-        _same(summed(found, group, seed=1), found, f"linear in {group}")
+def _check_pairs(declared: Case) -> None:
+    axes = analyse(alone(declared))
+    paired = [o for o in axes.ops[0].options if o.partner is not None]
+    assert paired
+    for option in paired:
+        _same(split_over(declared, option, axes, 2), declared, str(option.splits))
 
 
 def _reads_memory_with_gaps(sample: Sample) -> None:
