@@ -42,14 +42,26 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def typed(line: str) -> str:
-    """What a command prints, run in this process; a pipe or a file behind `>` is the shell's."""
+    """What a command prints, run in this process; a pipe or a file behind `>` is the shell's, and
+    `plait run` becomes torchrun, in a process of its own."""
     if line.startswith("echo "):
         return subprocess.run(line, shell=True, check=True, capture_output=True, text=True).stdout
+    if line.startswith("plait run "):
+        return typed_by_a_user(line)
     said, errors = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(errors):
         code = main(shlex.split(line)[1:])
     assert code == 0, f"{line}: {errors.getvalue()[-2000:]}"
     return said.getvalue()
+
+
+def typed_by_a_user(line: str) -> str:
+    """What a command prints in a process of its own."""
+    command = [sys.executable, "-m", "plait", *shlex.split(line)[1:]]
+    environment = os.environ | {"PYTHONPATH": str(ROOT.parent)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, f"{line}: {done.stderr[-2000:]}"
+    return done.stdout
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name)
@@ -63,15 +75,7 @@ def test_commands_of_a_page_run(path: Path):
 @pytest.mark.long
 def test_commands_of_the_readme_run(clone: Path, request: pytest.FixtureRequest):
     """As a user types them: every command is a process of its own."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT.parent)}
-    said: dict[str, str] = {}
-    for line in commands(README):
-        command = [sys.executable, "-m", "plait", *shlex.split(line)[1:]]
-        done = subprocess.run(
-            command, cwd=clone, env=environment, capture_output=True, text=True, timeout=600
-        )
-        assert done.returncode == 0, f"{line}: {done.stderr[-2000:]}"
-        said[line] = done.stdout
+    said = {line: typed_by_a_user(line) for line in commands(README)}
     assert (clone / "plan.html").exists()
     assert len(said) >= 10
     text = README.read_text(encoding="utf-8")
