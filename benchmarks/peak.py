@@ -35,11 +35,13 @@ from plait.runtime.launch.launch import launch
 from plait.runtime.launch.session import session
 from plait.runtime.program import Program
 from plait.runtime.verification.live_bytes import LiveBytes
+from plait.runtime.verification.step_vectors import STEPS as PROBED_STEPS
 from plait.tests import zoo
 from plait.tests.faults import random_models
 
 PATIENCE_SECONDS = 2e-3  # for gloo's threads, on a machine that has fewer processors than ranks
 STEPS = 2  # the second has the optimizer's states from the start
+LATER_STEPS = {"radam": PROBED_STEPS}  # of optimizers that come to all that they do after these
 HIDDEN = "mixture of experts"  # it works inside one operator: the count is blind
 MODELS = {
     **zoo.ZOO,
@@ -139,7 +141,7 @@ def measure(job: Job, number: int, pool: GroupPool) -> Measured:
         program = Program.open(job.folder, module.train(), optimizer, arguments, pool=pool)
         live.restart()  # making the first values is not training
         follow_phases(program, live)
-        for _ in range(STEPS):
+        for _ in range(LATER_STEPS.get(job.variant.optimizer, STEPS)):
             program.step(batch)
     states = sum(p.flat.nbytes for p in program.store.parameters.values())
     if program.optimizer is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from ...ir.lowering.overlap import IN_FLIGHT_BYTES
 from ...ir.plan.program import BUCKET_BYTES, BUCKETS_AHEAD, MAX_BUCKETS_IN_FLIGHT, step_bucket_bytes
 from ...ir.plan.workload import PeakPoint
@@ -190,16 +192,29 @@ def step_arrival_bytes(axes: BatchAxes, trained: int, largest: int) -> int:
     return arriving_bytes(axes, int(min(trained, BUCKETS_AHEAD * bucket) * scale))
 
 
-def update_gather_bytes(axes: BatchAxes, trained: int, largest: int) -> int:
-    """Buffer bytes of updated weights gathered from their owners: of all of them at once, or of the
-    buckets that travel beside a forward."""
+class UpdateGather(NamedTuple):
+    """Buffer bytes while updated weights are gathered from their owners: what is on its way once the
+    optimizer has ended and beside calls of the next forward, and the most between calls, where a bucket
+    that has arrived is copied into its tensors."""
+
+    travelling: int
+    arriving: int
+
+
+def update_gather_bytes(axes: BatchAxes, trained: int, largest: int) -> UpdateGather | None:
+    """What a gather of updated weights takes, all at once or in buckets that travel beside a forward, of
+    which each is sent from a copy; None where every rank updates what it reads."""
     if "optimizer" not in axes.sharded_kinds or "parameter" in axes.sharded_kinds:
-        return 0
-    compressed = min(trained, BUCKET_BYTES)
+        return None
     bucket = min(trained, int(step_bucket_bytes(trained, BUCKET_BYTES * axes.degree)))
-    whole = axes.compression or "weights" not in axes.execution.overlaps
-    arriving = trained if whole else min(trained, BUCKETS_AHEAD * max(bucket, largest))
-    return arriving + transfer_buffer_bytes(axes, "weights", trained, compressed, bucket)
+    if axes.compression or "weights" not in axes.execution.overlaps:
+        compressed = min(trained, BUCKET_BYTES)
+        whole = trained + transfer_buffer_bytes(axes, "weights", trained, compressed, bucket)
+        return UpdateGather(whole, whole)
+    filled = min(trained, BUCKETS_AHEAD * max(bucket, largest))
+    return UpdateGather(
+        filled + filled // axes.degree, filled + bucket + (filled - bucket) // axes.degree
+    )
 
 
 def at_most_in_flight(amount: int) -> int:

@@ -309,15 +309,18 @@ def while_optimizer_steps(
     if axes.compressed_optimizer is not None:
         working = COMPRESSED_OPTIMIZER_VECTORS * elements[0] * FP32_BYTES
     yield PeakBytes(batch, stepped, 0, working, 0)
-    gathered = update_gather_bytes(axes, stage.trained_bytes, stage.largest_weight_bytes)
-    if gathered and "weights" in execution.overlaps:
-        inside = max(
-            (p.call_bytes for p in stage.peak_points if p.phase != "accumulate"), default=0
-        )
-        yield PeakBytes(batch, 0, 0, inside, gathered)
-    if gathered and stepped_item > stage.item_bytes:
-        gathered += axes.local_bytes(stage.trained_bytes, "optimizer")  # rounded, to be sent
-    yield PeakBytes(batch, stepped, 0, 0, gathered)
+    gather = update_gather_bytes(axes, stage.trained_bytes, stage.largest_weight_bytes)
+    if gather is None:
+        return
+    rounded = 0
+    if stepped_item > stage.item_bytes:  # to be sent
+        rounded = axes.local_bytes(stage.trained_bytes, "optimizer")
+    yield PeakBytes(batch, stepped, 0, 0, gather.travelling + rounded)
+    if "weights" in execution.overlaps:
+        forward = (p for p in stage.peak_points if p.phase == "forward")
+        first = max((p.call_bytes + p.own_bytes for p in forward), default=0)
+        yield PeakBytes(batch, 0, 0, first, gather.travelling)
+        yield PeakBytes(batch, 0, 0, 0, gather.arriving)
 
 
 def while_all_step(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...ir.analysis.liveness import produced_values
+from ...ir.analysis.liveness import BEFORE, lifetimes
 from ...ir.lowering.overlap import STARTED
 from ...ir.model.loops import Work, site_of
 from ...ir.model.model import Op
@@ -250,27 +250,23 @@ def _live_bytes(
     """Live bytes beyond `borrowed` and `saved` while each operator runs; `saved` go at last use."""
     roots = function.roots
     keep = {roots[v] for v in live_out} | borrowed
-    produced = produced_values(ops)
-    born: dict[int, int] = dict.fromkeys(sorted(saved - borrowed - produced), 0)
-    for at, op in enumerate(ops):
-        for r in op.results:
-            if r >= 0 and roots[r] == r and r not in borrowed:
-                born.setdefault(r, at)
-    last = {
-        roots[v]: at
-        for at, op in enumerate(ops)
-        for v in (*op.operands(), *(r for r in op.results if r >= 0))
+    lives = {
+        value: life
+        for value, life in lifetimes(ops, roots).items()
+        if value not in borrowed and (life.born != BEFORE or value in saved)
     }
-    values = list(born)
+    values = list(lives)
     sizes = function.bytes_of(values)
     change = np.zeros((2, len(ops) + 1))
     beside = [*_loss_copies(function, ops), *_working_bytes(function, ops)]
     if not function.pricer.execution.contiguous_buffers:
         beside += _collective_copies(function, ops)
     for row, amounts in enumerate((sizes.intercept, sizes.slope)):
-        np.add.at(change[row], [born[v] for v in values], amounts)
-        dead = [(i, v) for i, v in enumerate(values) if v not in keep and v in last]
-        ends = [last[v] + (not _overwritten(function, ops[last[v]], v)) for _, v in dead]
+        np.add.at(change[row], [max(life.born, 0) for life in lives.values()], amounts)
+        dead = [(i, v) for i, v in enumerate(values) if v not in keep]
+        ends = [
+            lives[v].last + (not _overwritten(function, ops[lives[v].last], v)) for _, v in dead
+        ]
         np.add.at(change[row], ends, -amounts[[i for i, _ in dead]])
         for at, copies in beside:
             change[row][at] += copies[row]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -63,6 +64,36 @@ def last_uses(ops: Sequence[Op], retained: Collection[int]) -> list[tuple[int, .
                 ending.append(value)
         last.append(tuple(ending))
     return last[::-1]
+
+
+BEFORE = -1  # when a value is born that no operator of a list computes
+
+
+class Lifetime(NamedTuple):
+    """Positions in a list of operators: of the one that computes a value, of the last that has it."""
+
+    born: int
+    last: int
+
+
+def lifetimes(
+    ops: Iterable[Op], roots: Sequence[int], waits: Mapping[int, int] | None = None
+) -> dict[int, Lifetime]:
+    """Lifetimes of the storages that operators read or fill, by root, in the order of their first use.
+
+    `waits`: positions up to which operators that run beside others keep what they read.
+    """
+    lives: dict[int, Lifetime] = {}
+    for at, op in enumerate(ops):
+        until = waits.get(at, at) if waits else at
+        for value in op.operands():
+            born, last = lives.get(roots[value], (BEFORE, at))
+            lives[roots[value]] = Lifetime(born, max(last, until))
+        for value in op.results:
+            if value >= 0:
+                born, last = lives.get(roots[value], (at, at))
+                lives[roots[value]] = Lifetime(born, max(last, at))
+    return lives
 
 
 IN_PLACE = frozenset({"comm.place", "comm.add"})  # write to their first operand, if there is one

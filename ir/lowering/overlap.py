@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
 
-from ..analysis.liveness import is_view, storage_roots
+from ..analysis.liveness import is_view, lifetimes, storage_roots
 from ..model.model import LocalLists, Op, Ref
 from ..model.tensor import TensorType
 from ..passes import Pass
@@ -139,23 +139,12 @@ class _Overlapped:
     def peak_bytes(self, ops: Sequence[Op], waits: dict[int, int]) -> int:
         """The most bytes of values at once: they live until their last use, what a collective sends
         until that is awaited."""
-        roots = self.roots
-        born: dict[int, int] = {}
-        last: dict[int, int] = {}
-        for at, op in enumerate(ops):
-            for value in op.operands():
-                born.setdefault(roots[value], 0)
-                last[roots[value]] = max(waits.get(at, at), last.get(roots[value], 0))
-            for value in op.results:
-                if value >= 0:
-                    born.setdefault(roots[value], at)
-                    last[roots[value]] = max(at, last.get(roots[value], 0))
-        lasting = {roots[v] for v in self.live_out if v < len(roots)}
+        lasting = {self.roots[v] for v in self.live_out if v < len(self.roots)}
         change = [0] * (len(ops) + 2)
-        for value, at in born.items():
-            change[at] += self.types[value].bytes
+        for value, (born, last) in lifetimes(ops, self.roots, waits).items():
+            change[max(born, 0)] += self.types[value].bytes
             if value not in lasting:
-                change[min(last[value], len(ops)) + 1] -= self.types[value].bytes
+                change[min(last, len(ops)) + 1] -= self.types[value].bytes
         return _highest(change)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from ...ir.analysis.liveness import BEFORE, lifetimes
 from ...ir.model.model import Function, Op
 from ...ir.plan.allocation import Buffer
 
@@ -79,13 +80,14 @@ class Lifetimes:
         """Run operators on `known` storages; results are named by prefix and value.
 
         `forward_roots`: per value, the value whose storage it shares."""
-        for op in ops:
-            for value in op.results:
-                if value >= 0 and forward_roots[value] == value:
-                    known[value] = self.allocate(f"{prefix}.{value}", function.types[value].bytes)
-            for value in op.operands():
-                self.use(known.get(forward_roots[value]))
-            self.tick()
+        ops, start = list(ops), self.now
+        for root, (born, last) in lifetimes(ops, forward_roots).items():
+            if born != BEFORE:
+                self.now = start + born
+                known[root] = self.allocate(f"{prefix}.{root}", function.types[root].bytes)
+            self.now = start + last + 1
+            self.extend(known.get(root))
+        self.now = start + len(ops)
 
     def finish(self, alignment_bytes: int) -> StepBuffers:
         """Buffers of the finished step. Sizes are rounded up to the alignment, so that all

@@ -5,6 +5,7 @@ The per-device functions of two small batches give the cost for every local batc
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import NamedTuple
 
 import msgspec
@@ -25,7 +26,7 @@ from ...ir.plan.strategy import Strategy
 from ..activations.chunking import Chunker
 from ..activations.recompute_ilp import select_saved
 from ..question.candidate import CallPoint
-from ..question.strategy_space import ModelAxes, inner_batch_degree
+from ..question.strategy_space import ModelAxes, each_divisor, inner_batch_degree
 from ..sharding.model_shardings import ModelShardings
 
 ROW_NUMBER_BYTES = 8
@@ -102,7 +103,8 @@ class FunctionTables:
         """
         batch = self.model.batch // inner_batch_degree(key.model_axes)
         samples = self.chunker.samples_multiple(self.shardings.functions[key.function], key.chunks)
-        sizes = [n for n in range(samples, batch, samples) if batch % n == 0][:3]
+        parts = each_divisor(batch // samples) if batch % samples == 0 else ()
+        sizes = [samples * n for n in islice(parts, 3) if samples * n < batch]
         if key.single_replica or not sizes:
             sizes = [batch]
         elif len(sizes) > 2:

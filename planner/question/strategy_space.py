@@ -7,7 +7,7 @@ size, and a family is left once larger sizes stop helping.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import prod
+from math import isqrt, prod
 
 from ...ir.devices.cluster import Cluster
 from ...ir.plan.strategy import ROLES, SEQUENCE_FLAG, Strategy
@@ -31,12 +31,17 @@ def inner_batch_degree(model_axes: ModelAxes) -> int:
 
 def divisors(n: int) -> list[int]:
     """All divisors, ascending."""
-    return [d for d in range(1, n + 1) if n % d == 0] if n < 4096 else _divisors_large(n)
+    return list(each_divisor(n))
 
 
-def _divisors_large(n: int) -> list[int]:
-    small = [d for d in range(1, int(n**0.5) + 1) if n % d == 0]
-    return sorted({*small, *(n // d for d in small)})
+def each_divisor(n: int) -> Iterator[int]:
+    """The divisors one after the other, ascending."""
+    small = list[int]()
+    for d in range(1, isqrt(n) + 1):
+        if n % d == 0:
+            small.append(d)
+            yield d
+    yield from (n // d for d in reversed(small) if d * d != n)
 
 
 def strategies(
