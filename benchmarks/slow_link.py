@@ -2,9 +2,9 @@
 
 A model whose step is little but communication (more compute with `--samples`) is planned for a cluster
 with that link, compiled, and trained by ranks in network namespaces. Plans differ in what travels: fp32
-under dp, zero1 and zero3, beside calls or apart from them, four bits where they are asked for, and what
-the planner takes itself. `plan ms` is what the plan says. Needs root, `ip` and `tc`; says so and ends
-where it cannot. Checks bytes on the wire, never time.
+under dp, zero1, zero3 and in slices of 4 MiB, beside calls or apart from them, four bits where they are
+asked for, and what the planner takes itself. `plan ms` is what the plan says. Needs root, `ip` and `tc`;
+says so and ends where it cannot. Checks bytes on the wire, never time.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
 from plait.ir.devices.cluster import Cluster, Link
 from plait.ir.lowering.overlap import OVERLAP, Overlap
+from plait.ir.lowering.products import slices
 from plait.planner import PlanOptions, plan
 from plait.planner.question.pins import pin_all
 
@@ -42,9 +43,12 @@ CASES = {  # strategy, what is compressed, and how much travels beside calls
     "zero1, fp32": ("zero1", "none", OVERLAP),
     "zero3, fp32": ("zero3", "none", OVERLAP),
     "zero3, apart": ("zero3", "none", Overlap(0)),
+    "slice, fp32": ("slice", "none", OVERLAP),
+    "slice, apart": ("slice", "none", Overlap(0)),
     "zero1, sdp4bit": ("zero1", "sdp4bit", OVERLAP),
     "zero1, auto": ("zero1", "auto", OVERLAP),
 }
+SLICE_BYTES = 4 * 2**20  # a quarter of a weight
 COMPRESSED_AT_MOST = 0.2  # of the bytes of fp32
 
 
@@ -74,6 +78,7 @@ def main() -> int:
     parser.add_argument("--cases", default=",".join(CASES).replace(", ", "+"), help="a+b,c+d")
     parser.add_argument("--cluster", help="a measured cluster file of one rank on this machine")
     options = parser.parse_args()
+    slices.SLICE_BYTES = SLICE_BYTES
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         try:

@@ -110,8 +110,8 @@ def overlapped(
         for c in plan.compression
         if c.subject == "activations" and c.strategy == low.sharding.strategy
     }
-    compressed.update(role for role in ROLES if ROLES[role].slices)  # one slice at a time
-    step = msgspec.structs.replace(overlap, synchronous=tuple(sorted(compressed)))
+    slices = tuple(role for role in ROLES if ROLES[role].slices)
+    step = msgspec.structs.replace(overlap, synchronous=tuple(sorted(compressed)), sliced=slices)
     lists = run(step, LocalLists(low.local, low.halves, low.parts), observer)
     return msgspec.structs.replace(
         low, local=lists.function, halves=lists.halves, parts=lists.parts

@@ -23,7 +23,7 @@ from ..ir.plan.routing import Routing
 from ..ir.unknown_name import unknown_name
 
 COMPILED: tuple[Work, ...] = ("pointwise", "reduce")  # what a compiler fuses
-Overlap = Literal["gradients", "weights", "transfers", "tp", "cp", "ep"]
+Overlap = Literal["gradients", "weights", "transfers", "slice", "tp", "cp", "ep"]
 Text = Annotated[str, Meta(min_length=1)]
 FLASH_1_SLOWDOWN = 2.0  # behind FlashAttention-2, forward and backward (Dao 2023)
 FLASH_2_SLOWDOWN = 1.75  # 1.5 to 2.0 times behind FlashAttention-3 on H100 (Shah et al. 2024)
@@ -55,8 +55,8 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     else after every micro-batch. `contiguous_buffers`: gradients live in persistent flat buffers;
     nothing is copied to be sent. `frees_per_call`: saved activations are freed call by call during
     backward, not at its end.
-    `exposes_ends`: what overlaps runs beside single calls, so that the first gather and the last
-    reduction of a pass run beside nothing.
+    `exposes_ends`: what overlaps runs beside single calls or products, so that the first gather and the
+    last reduction of a pass, or of a call's slices, run beside nothing.
     `shards_replicated_states`: ZeRO also shards optimizer states along the model axes over which the
     weight is replicated. `shards_over`: axes inside a replica whose ranks ZeRO counts among those it
     shards over. `whole_in_pipelines`: beneath a pipeline gathered weights and gradients stay whole from
@@ -122,7 +122,7 @@ class ExecutionModel(msgspec.Struct, frozen=True):
         return first * (FLASH_2_SLOWDOWN if outgrown else 1.0)
 
 
-GENERATED = ExecutionModel(overlaps=("gradients", "weights"), exposes_ends=True)
+GENERATED = ExecutionModel(overlaps=("gradients", "weights", "slice"), exposes_ends=True)
 
 
 def generated(optimizer: Optimizer, gradient_precision: str, item_bytes: int) -> ExecutionModel:

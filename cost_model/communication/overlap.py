@@ -13,6 +13,7 @@ What generated programs run beside calls has ends that nothing runs beside:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from ...ir.devices.cluster import Cluster
@@ -20,6 +21,15 @@ from ..execution_model import ExecutionModel
 from .exchange import ExchangeSeconds
 
 CONTENTION = 0.13
+
+
+class AxisSeconds(NamedTuple):
+    """Equal collectives inside of a call: their kind, axis, seconds of each, and number."""
+
+    kind: str
+    axis: str
+    seconds: float
+    number: int = 1
 
 
 class ExposedSeconds(NamedTuple):
@@ -83,6 +93,26 @@ def exposed_exchanges(
 def exposed_after(compute: float, communication: float, alone: float) -> float:
     """Seconds that communication adds to compute where `alone` of its seconds run beside nothing."""
     return alone + exposed_seconds(compute, communication - alone)
+
+
+def beside_operators(
+    sends: Iterable[AxisSeconds], execution: ExecutionModel, cluster: Cluster
+) -> float:
+    """Seconds of the collectives of one half of a call that run beside its operators.
+
+    Where ends are exposed, one of every kind over an axis runs beside nothing: the first gather, the
+    last sum. Ranks of one host, which exchange through its processors, hide nothing there."""
+    beside, alone = dict[tuple[str, str], float](), dict[tuple[str, str], float]()
+    for kind, axis, seconds, number in sends:
+        if axis not in execution.overlaps:
+            continue
+        share, key = execution.tensor_share if axis == "tp" else 1.0, (kind, axis)
+        beside[key] = beside.get(key, 0.0) + share * seconds * number
+        alone[key] = max(share * seconds, alone.get(key, 0.0))
+    if not execution.exposes_ends:
+        return sum(beside.values())
+    hides = not exchanged_by_processors(cluster)
+    return sum(seconds - alone[key] for key, seconds in beside.items()) if hides else 0.0
 
 
 def exchanged_by_processors(cluster: Cluster) -> bool:

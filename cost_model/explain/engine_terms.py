@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from ...ir.devices.cluster import Cluster
 from ...ir.plan.plan import Plan
 from ...ir.plan.workload import CallWork
-from ..communication.overlap import exposed_seconds
-from ..execution_model import engine_execution
+from ..communication.overlap import AxisSeconds, beside_operators, exposed_seconds
+from ..execution_model import GENERATED, engine_execution
 from ..quantity import amount
 from .term import Term, priced_term
 
@@ -34,19 +35,30 @@ def pipeline_of(plan: Plan) -> EnginePipeline:
 
 
 def engine_terms(
-    engine: str, half: CallWork, work: Sequence[Term], sent: Sequence[Term], times: int
+    engine: str,
+    half: CallWork,
+    work: Sequence[Term],
+    sent: Sequence[Term],
+    times: int,
+    cluster: Cluster,
 ) -> Iterator[Term]:
     """Beside the operators and collectives of forward or backward, `times` times: waits for the host
     where it launches more slowly than the device computes, stalls, and collectives beside compute."""
-    execution = engine_execution(engine)
-    if execution is None or not times:
+    if not times:
         return
     computed = sum(term.value for term in work) / times
-    beside = total = 0.0
-    for collective, term in zip(half.collectives, sent, strict=True):
-        share = execution.tensor_share if collective.axis == "tp" else 1.0
-        total += term.value / times
-        beside += share * term.value / times * (collective.axis in execution.overlaps)
+    total = sum(term.value for term in sent) / times
+    sends = [
+        AxisSeconds(c.kind, c.axis, term.value / times / c.count, c.count)
+        for c, term in zip(half.collectives, sent, strict=True)
+    ]
+    execution = engine_execution(engine)
+    if execution is None:
+        beside = beside_operators(sends, GENERATED, cluster)
+        if beside:
+            yield _beside_term(computed, beside, times)
+        return
+    beside = beside_operators(sends, execution, cluster)
     launched = half.launch_seconds - total
     if execution.blocks_launches:
         launched = computed + half.launch_seconds
@@ -54,5 +66,12 @@ def engine_terms(
     busy, count = computed + waits + half.stall_seconds, amount("n", times)
     yield priced_term("waits for launches", count * amount("l", waits), LAUNCHES)
     yield priced_term("stalls of experts", count * amount("l_e", half.stall_seconds), STALLS)
-    hidden = exposed_seconds(busy, beside) - beside
-    yield priced_term("collectives beside compute", count * amount("h", hidden), BESIDE)
+    yield _beside_term(busy, beside, times)
+
+
+def _beside_term(compute: float, beside: float, times: int) -> Term:
+    """What is saved where collectives run beside compute, `times` times: a negative term."""
+    hidden = exposed_seconds(compute, beside) - beside
+    return priced_term(
+        "collectives beside compute", amount("n", times) * amount("h", hidden), BESIDE
+    )

@@ -321,7 +321,7 @@ def half_term(
         for kind, members in kinds.items()
     ]
     sent = [_reduction_term(sent, times, cluster, reductions) for sent in half.collectives]
-    parts = [*work, *sent, *engine_terms(engine, half, work, sent, times)]
+    parts = [*work, *sent, *engine_terms(engine, half, work, sent, times, cluster)]
     beside = sum(part.value for part in parts)
     return total(name, [*parts, host_term(half.host_bytes, beside, times, cluster.device)])
 

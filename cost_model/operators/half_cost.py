@@ -21,7 +21,7 @@ from ...ir.ops.attention import working_bytes as attention_bytes
 from ...ir.ops.loss import working_bytes as loss_bytes
 from ...ir.plan.workload import CallWork, Collectives, Kernels
 from ..communication.compressed_all_reduce import CompressedReductions
-from ..communication.overlap import exposed_seconds
+from ..communication.overlap import AxisSeconds, beside_operators, exposed_seconds
 from ..execution_model import COMPILED
 from .fusion import fuse
 from .operator_cost import (
@@ -139,7 +139,7 @@ class HalfCostTable:
     ) -> SentSeconds:
         """Seconds of all collectives, and the peak bytes of codec buffers."""
         pricer, coding = self.pricer.with_batch_degree(batch_degree), 0
-        overlaps, seconds = pricer.execution.overlaps, {True: 0.0, False: 0.0}
+        sends: list[AxisSeconds] = []
         for (kind, axis, item), n in zip(
             self.collectives, self.sent_bytes.at(samples).tolist(), strict=True
         ):
@@ -153,11 +153,9 @@ class HalfCostTable:
                 if priced is None
                 else priced.seconds
             )
-            share = pricer.execution.tensor_share if axis == "tp" else 1.0
-            beside = share * sent * (axis in overlaps)
-            seconds[True] += beside
-            seconds[False] += sent - beside
-        return SentSeconds(seconds[False], seconds[True], coding)
+            sends.append(AxisSeconds(kind, axis, sent))
+        beside = beside_operators(sends, pricer.execution, pricer.cluster)
+        return SentSeconds(sum(send.seconds for send in sends) - beside, beside, coding)
 
     def amounts(self, samples: int, batch_degree: int) -> CallWork:
         kernels: Counter[tuple[Work, str, str, float, float]] = Counter(

@@ -7,12 +7,14 @@
                                            %5 = aten.relu.default %4
 
 Operators move only while the tensors on their way are few enough, and where the peak of live bytes grows
-by no more than one collective's. Values, and so results, are those of the order before.
+by no more than one collective's. Values, and so results, are those of the order before. Slices of
+weights travel one at a time, each beside the product that reads the one before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import pairwise
 
 from msgspec.structs import replace
 
@@ -29,11 +31,13 @@ START, WAIT = "comm.start", "comm.wait"
 class Overlap(Pass[LocalLists, LocalLists], frozen=True):
     """Start collectives early and await them late, while at most `in_flight_bytes` are on their way.
 
-    Those over `synchronous` axes, which send compressed, end before what follows.
+    Those over `synchronous` axes, which send compressed, end before what follows; where some are over
+    `sliced` axes, the next one starts when the one before has arrived.
     """
 
     in_flight_bytes: int = IN_FLIGHT_BYTES
     synchronous: tuple[str, ...] = ()
+    sliced: tuple[str, ...] = ()
     name = "overlap"
 
     def apply(self, value: LocalLists) -> LocalLists:
@@ -84,9 +88,10 @@ class _Overlapped:
         sent = [self.sent_bytes(op) for op in self.before if self.starts(op)]
         if not sent:
             return iter(self.before)
-        moved = [self.before[i] for i in _collectives_first(self.before, self.starts, self.free)]
+        most = 1 if any(map(self.sliced, self.before)) else len(sent)
+        moved = _collectives_first(self.before, self.starts, self.free, most)
         limit_bytes = self.peak_bytes(self.before, {}) + max(sent)
-        for order in (moved, list(self.before)):
+        for order in ([self.before[i] for i in moved], list(self.before)):
             waits = self.waits(order)
             if waits and self.peak_bytes(order, waits) <= limit_bytes:
                 return self.split(order, waits)
@@ -101,14 +106,21 @@ class _Overlapped:
         kind = op.target.removeprefix("comm.")
         return kind in STARTED and op.args[1] not in self.options.synchronous
 
+    def sliced(self, op: Op) -> bool:
+        """Whether an operator gathers or sums a slice."""
+        return self.starts(op) and op.args[1] in self.options.sliced
+
     def waits(self, ops: Sequence[Op]) -> dict[int, int]:
         """By position of a collective, that of the operator before which it is awaited."""
         first: dict[int, int] = {}
         for at in reversed(range(len(ops))):
             first.update(dict.fromkeys(ops[at].operands(), at))
         waits: dict[int, int] = {}
+        slices = [at for at, op in enumerate(ops) if self.sliced(op)]
+        next_slice = dict(pairwise(slices))
         for at, op in enumerate(ops):
             until = first.get(op.results[0], len(ops)) if op.results else at
+            until = min(until, next_slice.get(at, until))
             if not self.starts(op) or all(map(self.free, ops[at + 1 : until])):
                 continue
             flying = [self.sent_bytes(ops[a]) for a, end in waits.items() if end > at]
@@ -157,10 +169,11 @@ def _highest(changes: Iterable[int]) -> int:
 
 
 def _collectives_first(
-    ops: Sequence[Op], starts: Callable[[Op], bool], free: Callable[[Op], bool]
+    ops: Sequence[Op], starts: Callable[[Op], bool], free: Callable[[Op], bool], most: int
 ) -> list[int]:
     """Positions in an order that comes to collectives early: what none of them needs runs where the
-    next one would have to wait for the one before."""
+    next one would have to wait for the one before. One starts where the results of no more than `most`
+    have not been read; with one, just before what reads that."""
     maker = {r: i for i, op in enumerate(ops) for r in op.results if r >= 0}
     needs = [{maker[v] for v in op.operands() if v in maker} for op in ops]
     order: list[int] = []
@@ -188,7 +201,17 @@ def _collectives_first(
                 order.extend(missing)
                 done.update(missing)
 
+    readers: dict[int, int] = {}
+    for number in reversed(range(len(ops))):
+        readers.update(dict.fromkeys(needs[number], number))
     for number in [i for i, op in enumerate(ops) if starts(op)]:
+        while len(flying) > most:
+            earliest = min(flying)
+            reader = readers.get(earliest, earliest)
+            place(sorted({reader, *_ancestors(reader, needs)} - done), reader)
+            flying.discard(earliest)
+        if flying and most == 1:
+            fill(min(readers.get(min(flying), number), number))
         place(sorted(_ancestors(number, needs) - done), number)
         place([number], number)
         flying.add(number)

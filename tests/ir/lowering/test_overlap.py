@@ -6,6 +6,9 @@ import pytest
 
 from plait.ir.lowering.forward_backward import partition
 from plait.ir.lowering.overlap import Overlap, overlap
+from plait.ir.lowering.products import slices
+from plait.ir.lowering.products.slices import in_slices
+from plait.ir.model.mesh import Axis, Mesh
 from plait.ir.model.model import LocalLists
 from plait.ir.text.function import parse_function, print_local_lists
 
@@ -34,8 +37,28 @@ function layer
 """
 
 
-def lists_of(text=LAYER):
+SLICED = """\
+function layer
+  parameter %0 up : f32[8 16] gradient %12
+  activation %1 x : f32[4 8] gradient %11
+  %3 = comm.all_gather %0 slice 1 1 : f32[8 64]
+  %4 = aten.mm.default %1 %3 : f32[4 64]
+  %5 = aten.relu.default %4 : f32[4 64]
+  output %5 tangent %2 : f32[4 64]
+  backward
+  %6 = aten.threshold_backward.default %2 %5 0 : f32[4 64]
+  %7 = aten.t.default %1 : f32[8 4]
+  %8 = aten.mm.default %7 %6 : f32[8 64]
+  %9 = comm.all_gather %0 slice 1 1 : f32[8 64]
+  %10 = aten.t.default %9 : f32[64 8]
+  %11 = aten.mm.default %6 %10 : f32[4 8]
+  %12 = comm.reduce_scatter %8 slice 1 1 : f32[8 16]
+"""
+
+
+def lists_of(text=LAYER, mesh=None):
     function = parse_function(text)
+    function = function if mesh is None else in_slices(function, mesh)
     return LocalLists(function, partition(function, "keep"))
 
 
@@ -45,6 +68,17 @@ def numbers(ops):
 
 def test_what_waits_for_nothing_runs_beside_a_collective(golden):
     golden(print_local_lists(overlap(lists_of(), Overlap())), "layer")
+
+
+def test_a_slice_travels_beside_the_product_that_reads_the_one_before(golden, monkeypatch):
+    monkeypatch.setattr(slices, "SLICE_BYTES", 512)
+    before = lists_of(SLICED, Mesh((Axis("slice", 4),)))
+    after = overlap(before, Overlap(sliced=("slice",)))
+    flying = 0
+    for op in (*after.halves.forward, *after.halves.backward):
+        flying += (op.target == "comm.start") - (op.target == "comm.wait")
+        assert flying <= 1
+    golden(print_local_lists(after), "slices")
 
 
 def test_options_leave_collectives_where_they_are():
@@ -64,7 +98,8 @@ def test_every_operator_runs_once_after_what_it_reads_and_needs_no_more_memory(s
     last = "  output %39 tangent %1 : f32[4 8]\n  backward\n"
     text = "function f\n  activation %0 x : f32[4 8]\n" + "\n".join(lines) + "\n" + last
     before = lists_of(text)
-    after = overlap(before, Overlap(in_flight_bytes=rng.choice([512, 1024, 2**20])))
+    sliced = rng.choice([(), ("tp",)])
+    after = overlap(before, Overlap(rng.choice([512, 1024, 2**20]), sliced=sliced))
     ops, usual = after.halves.forward, before.halves.forward
     assert sorted(numbers(ops)) == sorted(numbers(usual))
     known = {0}
