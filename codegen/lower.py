@@ -9,12 +9,13 @@ import msgspec
 from ..ir.analysis.bound_sharding import AtOnce, BoundSharding
 from ..ir.analysis.dataflow import Dataflow
 from ..ir.analysis.row_gradients import has_row_gradient
+from ..ir.compression.registry import COMPRESSED_OPTIMIZER_ROLE, COMPRESSED_OPTIMIZERS
 from ..ir.errors import MismatchError
 from ..ir.lowering.chunk import bind_layers
 from ..ir.lowering.fit import verify_fit
 from ..ir.lowering.forward_backward import ForwardBackward
 from ..ir.lowering.localize import Localize
-from ..ir.lowering.overlap import OVERLAP, Overlap
+from ..ir.lowering.overlap import OVERLAP, STARTED, Overlap
 from ..ir.lowering.products.fuse_bias import fuse_bias
 from ..ir.lowering.split_backward import SplitBackward
 from ..ir.model.model import BackwardParts, Function, GraphHalves, LocalLists, Model
@@ -84,6 +85,7 @@ def lower(
         saved_values = frozenset(saved) if isinstance(saved, tuple) else frozenset[int]()
         local = fuse_bias(run(Localize(), bound, observer), saved_values)
         _check_rows(function, local, sharding)
+        _check_apart(plan, local)
         usual = plan.shardings[next(n for n, _ in uses if _same_function(plan, n, number))].strategy
         suffix = "" if sharding.strategy == usual else identifier(str(sharding.strategy))
         name = _name("_".join(filter(None, (function.name, suffix))), memory, used_names)
@@ -127,6 +129,20 @@ def _check_rows(function: Function, local: Function, sharding: Sharding) -> None
                 f"{function.name}: the gradient of {item.name} is of the rows that a step reads "
                 f"(sparse=True), and would be summed inside the function under {sharding.strategy}: "
                 f"pin another strategy for it, or make its embedding without sparse=True"
+            )
+
+
+def _check_apart(plan: Plan, local: Function) -> None:
+    """Raise MismatchError where ranks that run apart would need values of each other."""
+    known = COMPRESSED_OPTIMIZERS.get(plan.optimizer.name)
+    if known is None or not known.meets_some:
+        return
+    for op in local.ops:
+        kind = op.target.removeprefix("comm.")
+        if kind in STARTED - {"all_reduce"} and op.args[1] == COMPRESSED_OPTIMIZER_ROLE:
+            raise MismatchError(
+                f"{op.place()} needs values of other ranks in every step ({kind}), which under "
+                f"{plan.optimizer.name} do not wait for each other: plan with another --optimizer"
             )
 
 

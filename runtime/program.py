@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -26,7 +26,7 @@ from .comm.process_group import GroupPool
 from .comm.program_groups import MeshGroups, groups_of
 from .comm.watchdog import WatchOptions
 from .compression.transports import Transports, load_codec
-from .execution.agreement import CHECK_EVERY, Agreement
+from .execution.agreement import CHECK_EVERY, Agreement, NonFinite
 from .execution.batch import Batch
 from .execution.compiled_step import CompiledStep
 from .execution.finite import first_non_finite
@@ -50,7 +50,6 @@ from .state.parameters import ParameterStore
 from .state.program_optimizer import program_optimizer
 from .torch_private import default_store
 
-NonFinite = Literal["stop", "skip", "keep"]
 Reopen = Callable[[Sequence[int]], "Program"]  # on the ranks that are left
 
 
@@ -157,7 +156,8 @@ class Program(ProgramText):
         values = None if weights is None else open_weights(weights)
         start = ProgramStart(module, request, values, place, seed)
         program = cls(Path(folder), table, groups, start)
-        program.nonfinite, program.agreement.every = nonfinite, check_every
+        program.agreement.every = check_every
+        program.nonfinite = program.agreement.checked_policy(nonfinite)
         program.guard = Guard(module)
         return program
 

@@ -106,7 +106,11 @@ def price_optimizer(
     cluster: Cluster,
     small: float = 0.0,
 ) -> CompressedCost:
-    """Mean cost per step of a compressed optimizer's communication for `elements` weights."""
+    """Mean cost per step of a compressed optimizer's communication for `elements` weights. Ranks that
+    meet a few others alone are as far apart as the group is wide."""
+    if algorithm.meets_some:
+        some = min(algorithm.schedule.ready, group.size)
+        group = CommGroup(some, group.stride * (group.size // some))
     parts: list[list[float]] = []
     for program in algorithm.programs:
         shards = group.size if program.collective == "all_gather" else 1

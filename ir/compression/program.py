@@ -45,7 +45,7 @@ class ExchangeSchedule(Struct, frozen=True):
 
     Steps count from 0. `delay`: steps after which what was sent is used. With `doubles`, the
     distance of exchanges doubles after so many steps, and again, until it is `most` (0/1 Adam's local
-    steps).
+    steps). With `ready`, so many ranks exchange alone: the first that are, or those that a `seed` draws.
     """
 
     warmup: int = 0
@@ -53,6 +53,8 @@ class ExchangeSchedule(Struct, frozen=True):
     doubles: int = 0
     most: int = 16
     delay: int = 0
+    ready: int = 0
+    seed: int = 0
 
     def interval(self, step: int) -> int:
         """Steps from one exchange to the next, `step` steps after the warm-up."""
@@ -107,6 +109,11 @@ class CompressionAlgorithm(Struct, frozen=True):
     def late(self) -> bool:
         """Whether what was sent is used a step later, and so travels beside its compute."""
         return self.schedule.delay > 0
+
+    @property
+    def meets_some(self) -> bool:
+        """Whether a rank exchanges with some others alone, and waits for no more."""
+        return self.schedule.ready > 0
 
     def rate(self, program: CompressionProgram) -> float:
         """Runs of `program` per step, after the warm-up."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from .algorithms import activations, feedback, momentum, robust, rows, sharded, stale
+from .algorithms import activations, feedback, momentum, partial, robust, rows, sharded, stale
 from .program import CompressionAlgorithm, CompressionProgram
 from .settings import WithVariants, algorithm_named
 
-FAMILIES = (sharded, momentum, feedback, robust, activations, rows, stale)
+FAMILIES = (sharded, momentum, feedback, robust, activations, rows, stale, partial)
 NAMED = {a.name: a for family in FAMILIES for a in family.ALGORITHMS}
 COMPRESSED_OPTIMIZER_ROLE = "dp"  # the role along which they communicate
 

@@ -5,6 +5,8 @@
     every   steps from one exchange to the next
     delay   steps after which sums of gradients are used, 0: at once
     doubles steps after which the distance of exchanges doubles, up to `most`
+    ready   ranks that average their weights, the first that are ready
+    seed    not 0: groups are drawn from it, not by who is ready
     drop    ranks that may send anything (b of m)
     zeros   1: signs have a third code, zero, in two bits; 0: one bit, in which a zero is a plus
 
@@ -27,7 +29,7 @@ from .stage import Centroids, CompressionStage, Quantize, Reduce, Score, Select
 
 T = TypeVar("T")
 StageRule = Callable[[CompressionProgram, CompressionStage, int], CompressionStage]
-SCHEDULED = ("warmup", "every", "doubles", "most", "delay")
+SCHEDULED = ("warmup", "every", "doubles", "most", "delay", "ready", "seed")
 MOST = {"zeros": 1, "delay": 8}
 
 
@@ -61,7 +63,7 @@ OF_STAGES: dict[str, StageRule] = {
     "zeros": _zeros,
 }
 LATE_VECTORS = 2  # per step of delay: what is under way, and a rank's own part of it
-LEAST = {"rate": 2, "r1": 2, "r2": 2, "every": 1, "doubles": 1, "most": 1, "drop": 1}
+LEAST = {"ready": 2, "rate": 2, "r1": 2, "r2": 2, "every": 1, "doubles": 1, "most": 1, "drop": 1}
 
 
 def with_settings(algorithm: CompressionAlgorithm, text: str) -> CompressionAlgorithm:

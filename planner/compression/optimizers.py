@@ -67,6 +67,8 @@ def _refusal(role: str, optimizer: str) -> str:
     """Reason why a role cannot be combined with an optimizer; empty where it can."""
     if optimizer not in COMPRESSED_OPTIMIZERS:
         return ""
+    if role != COMPRESSED_OPTIMIZER_ROLE and COMPRESSED_OPTIMIZERS[optimizer].meets_some:
+        return f"lets ranks of {COMPRESSED_OPTIMIZER_ROLE} run apart, and knows no other axis"
     if ROLES[role].shards:
         return f"keeps all weights on every rank, which {COMPRESSED_OPTIMIZER_ROLE} does"
     shards = ROLES[role].operators or ROLES[role].experts or ROLES[role].slices

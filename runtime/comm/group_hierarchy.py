@@ -7,7 +7,7 @@ Rows that choose their rank travel level by level, so that a rank has one messag
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -29,6 +29,7 @@ class RankGroup(Protocol):
     def all_gather(self, x: Tensor) -> Tensor: ...
     def all_to_all(self, x: Tensor) -> Tensor: ...
     def exchange_rows(self, x: Tensor, sent: list[int], received: list[int]) -> Tensor: ...
+    def exchange_among(self, members: Sequence[int], rows: Tensor) -> Tensor: ...
 
 
 class GroupHierarchy(NamedTuple):

@@ -23,6 +23,7 @@ from .transfer import (
     Transfer,
     TransferTensors,
     exchange_by_gloo,
+    exchange_pairs,
     gather_segments,
 )
 from .watchdog import Watchdog, WatchOptions
@@ -143,6 +144,25 @@ class Group:
                 dist.all_to_all_single, message.filled, message.sent, received, sent
             )
         return self.started("all_to_all", message, fraction, post)
+
+    def exchange_among(self, members: Sequence[int], rows: Tensor) -> Tensor:
+        """Row i of `rows` goes to the rank at index `members[i]`, row j of the result is from it; the
+        other ranks of the group take no part."""
+        message = TransferTensors(rows.contiguous(), rows.new_empty(rows.shape))
+        filled: list[Tensor | None] = [None] * self.size
+        sent: list[Tensor | None] = [None] * self.size
+        for number, index in enumerate(members):
+            if index == self.index:
+                message.filled[number].copy_(message.sent[number])
+            else:
+                filled[index], sent[index] = message.filled[number], message.sent[number]
+        exchange = exchange_by_gloo if self.by_gloo else exchange_pairs
+        ranks = tuple(self.ranks[index] for index in members)
+        self.sent_bytes["all_to_all"] += rows.nbytes * (len(members) - 1) // len(members)
+        what = f"exchange among {ranks} of {tuple(rows.shape)} {rows.dtype}"
+        record = self.watchdog.recorder.begin(what, f"{self.name} among {ranks}", ranks)
+        post = partial(exchange, filled, sent, self.handle)
+        return Transfer(self.watchdog, record, message, post).wait()
 
     def others_of(self, rows: Iterable[Tensor]) -> list[Tensor | None]:
         """Rows by rank, without this rank's and empty ones."""

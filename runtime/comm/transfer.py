@@ -127,3 +127,17 @@ def exchange_by_gloo(
         *(dist.isend(x, n, group) for x, n in zip(sent, ranks, strict=True) if x is not None),
     ]
     return Messages(works)
+
+
+def exchange_pairs(
+    filled: Sequence[Tensor | None], sent: Sequence[Tensor | None], group: dist.ProcessGroup | None
+) -> Messages:
+    """What `exchange_by_gloo` does, as one batch: elsewhere messages of a pair wait for each other."""
+    ranks = dist.get_process_group_ranks(group)
+    messages = [
+        dist.P2POp(direction, x, rank, group)
+        for direction, tensors in ((dist.irecv, filled), (dist.isend, sent))
+        for x, rank in zip(tensors, ranks, strict=True)
+        if x is not None
+    ]
+    return Messages(dist.batch_isend_irecv(messages))

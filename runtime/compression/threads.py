@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from queue import Queue
 from threading import Barrier
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ class SharedSlots:
 
     def __init__(self, size: int) -> None:
         self.size, self.barrier = size, Barrier(size)
+        self.pairs = {(a, b): Queue[Tensor]() for a in range(size) for b in range(size)}
         self.tensors: list[Tensor] = [torch.empty(0)] * size
 
 
@@ -53,6 +55,12 @@ class ThreadGroup:
     def all_to_all(self, x: Tensor) -> Tensor:
         self.sent["all_to_all"] += x.nbytes * (self.size - 1) // self.size
         return torch.stack([other[self.index] for other in self.gather_list(x)])
+
+    def exchange_among(self, members: Sequence[int], rows: Tensor) -> Tensor:
+        for number, other in enumerate(members):
+            self.slots.pairs[self.index, other].put(rows[number].clone())
+        self.sent["all_to_all"] += rows.nbytes * (len(members) - 1) // len(members)
+        return torch.stack([self.slots.pairs[other, self.index].get() for other in members])
 
     def exchange_rows(self, x: Tensor, sent: list[int], received: list[int]) -> Tensor:
         self.sent["all_to_all"] += x.nbytes - x.split(sent)[self.index].nbytes

@@ -8,16 +8,19 @@ dp                                    gradients added up         │ optimizer
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from ...ir.compression.program import CompressionAlgorithm, Payload
-from ...ir.compression.registry import PROGRAMS, ROW_PROGRAMS
+from ...ir.compression.registry import COMPRESSED_OPTIMIZERS, PROGRAMS, ROW_PROGRAMS
 from ...ir.plan.program import CompressedAxis, ProgramTable
 from ...ir.plan.strategy import ROLES
 from ..comm.buckets import PlainTransport, Transport
-from ..comm.mesh_collectives import Comm
+from ..comm.mesh_collectives import AllReduce, Comm
 from ..comm.process_group import Group
 from ..comm.program_groups import MeshGroups
 from .activations import CompressedAllReduce, StageTransferCodec
@@ -84,11 +87,25 @@ def stage_transfer_codec(table: ProgramTable, folder: Path, native: bool) -> Sta
     return StageTransferCodec()
 
 
-def compressed_all_reduces(
+class LikeThisRank(NamedTuple):
+    """A sum over ranks that do not wait for each other: each takes the others to be like itself."""
+
+    ranks: int
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        return x * self.ranks
+
+
+def other_all_reduces(
     table: ProgramTable, mesh: int, groups: MeshGroups, folder: Path, native: bool
-) -> dict[str, CompressedAllReduce]:
-    """Compressed all-reduces of activations, by axis of a mesh."""
-    return {
+) -> Mapping[str, AllReduce]:
+    """All-reduces inside functions that are compressed, or of one rank alone, by axis of a mesh."""
+    local = {
+        axis.role: LikeThisRank(groups.hierarchies[axis.mesh, axis.role].all.size)
+        for axis in table.compression
+        if axis.optimizer and COMPRESSED_OPTIMIZERS[axis.optimizer].meets_some
+    }
+    return local | {
         axis.role: CompressedAllReduce(
             PROGRAMS[axis.activations],
             groups.hierarchies[mesh, axis.role],
@@ -111,7 +128,7 @@ def mesh_comms(
             groups.rank,
             along,
             groups.sent_bytes,
-            compressed_all_reduces(table, number, groups, folder, native),
+            other_all_reduces(table, number, groups, folder, native),
             device,
         )
         for number, (mesh, along) in enumerate(zip(table.meshes, groups.roles, strict=True))

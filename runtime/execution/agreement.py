@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from zlib import crc32
 
 import torch
 from torch import Tensor
 
-from ...ir.errors import MismatchError
+from ...ir.errors import MismatchError, UsageError
 from ...ir.model.layout import REPLICATE
 from ...ir.plan.strategy import ROLES
 from ..comm.program_groups import MeshGroups
@@ -22,6 +22,7 @@ from ..state.local_parameter import LocalParameter
 from ..state.parameters import ParameterStore
 from .batch import Batch, batch_checksum
 
+NonFinite = Literal["stop", "skip", "keep"]
 CHECK_EVERY = 10  # steps; the step number is checked in all
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}
 RANGE = 1 << 32
@@ -55,6 +56,21 @@ class Agreement:
         self.facts: dict[str, int] = {}
         self.complete = False  # whether this step checks more than its number
 
+    @property
+    def apart(self) -> bool:
+        """Whether ranks wait for a few others alone, and so agree on nothing."""
+        compressed = self.store.compressed_optimizer
+        return compressed is not None and compressed.algorithm.meets_some
+
+    def checked_policy(self, nonfinite: NonFinite) -> NonFinite:
+        """The policy on values that are not finite; raises UsageError where ranks cannot take it."""
+        if self.apart and nonfinite != "keep":
+            raise UsageError(
+                f"nonfinite={nonfinite!r} asks all ranks in every step, and those of this plan wait for "
+                f"a few others alone: leave it out"
+            )
+        return nonfinite
+
     def due(self, batches: int) -> bool:
         """Whether everything is checked at this step."""
         return self.everyone.size > 1 and bool(self.every) and batches % self.every == 0
@@ -68,9 +84,12 @@ class Agreement:
 
     def sum_loss(self, loss: Tensor, stop: bool) -> LossSum:
         """Sum the terms of the loss over all ranks, and check with it that they agree. Raises
-        MismatchError where they do not."""
+        MismatchError where they do not. Where ranks wait for a few others alone, the loss is that of
+        this rank's samples, as if all were like them, and nothing is compared."""
         if self.everyone.size == 1:
             return LossSum(loss, stop)
+        if self.apart:
+            return LossSum(loss * self.everyone.size, stop)
         terms = loss.new_tensor([0.0, float(self.balance()), float(stop)])
         terms[0] = loss
         summed = self.everyone.all_reduce_(terms, "the loss")

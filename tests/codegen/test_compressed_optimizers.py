@@ -32,13 +32,15 @@ ARGUMENTS = {
     "local-adaalter": {"lr": 0.1, **EVERY},
     "stale-sgd": {"lr": 0.05},
     "clan": {"lr": 3e-3},
+    "partial-reduce:seed=7": {"lr": 0.05},
     "0/1-adam:warmup=2,every=1,doubles=2,most=2": {"lr": 3e-3},
     "cser:r1=4,r2=16,every=2": {"lr": 0.05},
 }
 CASES = {
     "adam": ("dp=4", "adam", {}),
     "warm": ("dp=4", "1-bit-adam", {"warmup": 100}),
-    **{name: ("dp=4", name, {}) for name in COMPRESSED_OPTIMIZERS},
+    **{name: ("dp=4", name, {}) for name, a in COMPRESSED_OPTIMIZERS.items() if not a.meets_some},
+    "in groups": ("dp=4", "partial-reduce:seed=7", {}),
     "doubling": ("dp=4", "0/1-adam:warmup=2,every=1,doubles=2,most=2", {}),
     "rates": ("dp=4", "cser:r1=4,r2=16,every=2", {}),
     "other decay": ("dp=4", "1-bit-adam", {"betas": [0.8, 0.99]}),
@@ -53,12 +55,14 @@ MOVES = {  # the plan, and whose checkpoint is loaded under it
     "local cut": ("local with tensors", "local-adaalter"),
 }
 SOME = ("adam", "warm", "1-bit-adam", "with tensors")
+OF_ITS_SAMPLES = ("in groups",)  # losses are
 APART = (
     "detached",
     "step-ahead",
     "cser",
     "stale-sgd",
     "cser:r1=4,r2=16,every=2",
+    "partial-reduce:seed=7",
 )  # weights differ between ranks in all steps
 
 
@@ -112,9 +116,8 @@ def test_warming_up_is_adam(trained):
     plans, rows = trained
     assert row(rows, "warm")["losses"] == pytest.approx(row(rows, "adam")["losses"], rel=1e-4)
     for name in plans:
-        assert row(rows, name)["losses"][0] == pytest.approx(
-            row(rows, "adam")["losses"][0], rel=1e-5
-        )
+        first = [row(rows, name, rank)["losses"][0] for rank in range(4)]
+        assert sum(first) / 4 == pytest.approx(row(rows, "adam")["losses"][0], rel=1e-5)
 
 
 @pytest.mark.ranks
@@ -124,7 +127,11 @@ def test_they_train_and_ranks_agree(trained):
         of_ranks = [row(rows, name, rank) for rank in range(4)]
         losses = of_ranks[0]["losses"]
         assert losses[-1] < losses[0] - 0.05, name
-        assert all(one["losses"] == losses for one in of_ranks), name
+        if name in OF_ITS_SAMPLES:  # two of four ranks send two thirds of what four do
+            assert len({tuple(one["losses"]) for one in of_ranks}) == 4
+            assert sum(of_ranks[0]["sent"]) < 0.72 * sum(row(rows, "adam")["sent"])
+        else:
+            assert all(one["losses"] == losses for one in of_ranks), name
         assert all(one["agree"] for one in of_ranks), name
         assert len({one["norm"] for one in of_ranks}) == 1, name
 

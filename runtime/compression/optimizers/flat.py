@@ -26,6 +26,10 @@ class FlatBucket:
         self.values: dict[str, Tensor] = {}
         self.exchanges: dict[str, CompressedCollective] = {}
 
+    def read(self) -> Tensor:
+        """The parameters as a flat vector."""
+        return _flat(self.parameters)
+
     def write(self, flat: Tensor) -> None:
         """Set the parameters to a flat vector."""
         for parameter, weights in zip(self.parameters, self.split(flat), strict=True):
@@ -64,7 +68,7 @@ class FlatOptimizer(torch.optim.Optimizer):
             for bucket in _buckets(group, small_bytes):
                 seed = 2 * len(self.groups) if group["seed"] is None else group["seed"]
                 bucket.seed = seed + bucket.compress
-                self.begin(group, bucket, _flat(bucket.parameters))
+                self.begin(group, bucket, bucket.read())
                 self.buckets.append(bucket)
                 self.groups.append(group)
 
@@ -85,7 +89,7 @@ class FlatOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group, bucket in zip(self.groups, self.buckets, strict=True):
-            x = _flat(bucket.parameters)
+            x = bucket.read()
             gradient = _flat_gradients(bucket.parameters).mul_(self.scale)
             self.advance(group, bucket, x, gradient)
             del gradient

@@ -9,6 +9,7 @@ from .lans import LANS
 from .local_adaalter import LocalAdaAlter
 from .one_bit_adam import OneBitAdam
 from .one_bit_lamb import OneBitLamb
+from .partial_reduce import PartialReduce
 from .shifted_sgd import ShiftedSGD
 from .sign_momentum import SignMomentum
 from .stale_sgd import StaleSGD
@@ -26,6 +27,7 @@ OPTIMIZERS = MappingProxyType(
             LocalAdaAlter,
             OneBitAdam,
             OneBitLamb,
+            PartialReduce,
             ShiftedSGD,
             SignMomentum,
             StaleSGD,
