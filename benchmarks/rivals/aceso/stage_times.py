@@ -308,7 +308,7 @@ def _recomputed(
     """
     first, last = spans.starts, spans.ends[:, None]
     runs = _windowed_max(np.array([pattern.run_mb for pattern in patterns]), spans)
-    found = np.where(missing > 0, np.inf, 0.0)
+    least = np.where(missing > 0, np.inf, 0.0)
     saves = [pattern.saved_mb[last] - pattern.saved_mb[first] for pattern in patterns]
     most = np.max(saves, axis=0)
     short = np.flatnonzero((missing > 0) & (in_flight * most >= missing))  # runs only take away
@@ -322,11 +322,11 @@ def _recomputed(
         if enough.any():
             part = (wanted - saved_before)[enough] / np.maximum(saved - saved_before, 1e-9)[enough]
             mixed = time_before[enough] + np.clip(part, 0, 1) * (time - time_before)[enough]
-            found.ravel()[short[enough]] = mixed
+            least.ravel()[short[enough]] = mixed
         more = ~enough  # of the others the next pattern saves more
         short, span, wanted, factor = short[more], span[more], wanted[more], factor[more]
         saved_before, time_before = np.maximum(saved, saved_before)[more], time[more]
-    return found
+    return least
 
 
 def _windowed_max(amounts: Reals, spans: Windows) -> Reals:
