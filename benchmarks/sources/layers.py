@@ -858,6 +858,21 @@ def chunked_loss():
     return Chunked().train(), (torch.randn(SAMPLES, 6, 16), torch.randint(0, 12, (SAMPLES, 6)))
 
 
+def loss_adaptive_softmax():
+    class Adaptive(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.loss = (
+                nn.Linear(16, 16),
+                nn.AdaptiveLogSoftmaxWithLoss(16, 30, [6, 14], 2.0),
+            )
+
+        def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+            return self.loss(self.body(x).tanh(), labels).loss
+
+    return Adaptive().train(), (torch.randn(SAMPLES, 16), torch.randint(0, 30, (SAMPLES,)))
+
+
 def _loss(loss: nn.Module, target: Tensor):
     class Loss(nn.Module):
         def __init__(self) -> None:

@@ -32,6 +32,7 @@ from .locate import CodeLine, trace_error
 from .outputs import ForwardOutputs, stand_in_loss
 from .python_state.rebound import module_tensors, write_rebound
 from .replaced import conditional, flexible
+from .replaced.adaptive import AdaptiveSoftmax, adaptive_softmax
 from .replaced.experts import recorded_experts
 from .replaced.norms import BatchNorm, batch_norm
 from .replaced.sequences import Sequences
@@ -263,6 +264,7 @@ def replacements_of(branches: Branches) -> dict[Any, Callable[..., Any]]:
         **Sequences(branches.selections).replacements(),
         **Transforms().replacements(),
         BatchNorm.forward: batch_norm,
+        AdaptiveSoftmax.forward: adaptive_softmax,
     }
 
 

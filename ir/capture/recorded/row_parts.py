@@ -10,7 +10,6 @@ plan's business.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
 from typing import NamedTuple
@@ -19,20 +18,10 @@ from ...model.loops import Loops, declaration, site_of
 from ...model.model import Argument, Op, Ref
 from ...model.tensor import TensorType
 from ..graph import FlatGraph, replace, substitute
+from .split_rows import SLICE, RowParts, equal_values, from_inputs, split_rows
 
-SPLITS = ("aten.chunk.default", "aten.split.Tensor", "aten.split_with_sizes.default")
-SLICE, CAT = "aten.slice.Tensor", "aten.cat.default"
+CAT = "aten.cat.default"
 TOTALS = ("aten.sum.default", "aten.mean.default")
-MAXIMUM_PARTS = 64
-
-
-class RowParts(NamedTuple):
-    """Values that are together all rows of `whole` along `dim`, in their order."""
-
-    values: tuple[int, ...]
-    whole: int
-    dim: int
-    sizes: tuple[int, ...]
 
 
 @dataclass
@@ -47,48 +36,13 @@ class _Folding:
 
 def rejoined(graph: FlatGraph) -> None:
     """Compute of all rows what the graph computes of all parts of them. Changes the graph."""
-    sources = _from_inputs(graph)
+    sources = from_inputs(graph)
     folder = _Folder(graph)
-    for parts in _split_rows(graph):
+    for parts in split_rows(graph):
         if parts.whole in sources:
             folder.known[parts.values[0]] = parts
     if folder.known:
         folder.run()
-
-
-def _from_inputs(graph: FlatGraph) -> set[int]:
-    """What depends on the batch."""
-    values = set(graph.inputs)
-    for op in graph.ops:
-        if not values.isdisjoint(op.operands()):
-            values.update(r for r in op.results if r >= 0)
-    return values
-
-
-def _split_rows(graph: FlatGraph) -> Iterator[RowParts]:
-    """The rows (dim 0) that are split into parts of a size, the last one at most as long."""
-    slices = defaultdict[int, dict[int, int]](dict)
-    for op in graph.ops:
-        source = next(iter(op.operands()), -1)
-        if op.target in SPLITS and min(op.results) >= 0:
-            dim = op.args[2] if len(op.args) > 2 else op.kwargs.get("dim", 0)
-            if dim == 0:
-                yield from _row_parts(graph, op.results, source)
-        elif op.target == SLICE and op.args[1:2] in ((), (0,)) and op.args[4:] in ((), (1,)):
-            start = op.args[2] if len(op.args) > 2 else 0
-            slices[source].setdefault(start if isinstance(start, int) else 0, op.results[0])
-    for source, by_start in slices.items():
-        starts = sorted(by_start)
-        ends = [s + graph.types[by_start[s]].shape[0] for s in starts]
-        if [0, *ends] == [*starts, graph.types[source].shape[0]]:
-            yield from _row_parts(graph, tuple(by_start[s] for s in starts), source)
-
-
-def _row_parts(graph: FlatGraph, values: tuple[int, ...], whole: int) -> Iterator[RowParts]:
-    sizes = tuple(graph.types[v].shape[0] for v in values)
-    even = len({*sizes[:-1]}) == 1 and 0 < sizes[-1] <= sizes[0]
-    if even and sizes[0] > 1 and 2 <= len(values) <= MAXIMUM_PARTS:
-        yield RowParts(values, whole, 0, sizes)
 
 
 class _Folder:
@@ -96,6 +50,7 @@ class _Folder:
         self.graph, self.types = graph, graph.types
         self.known: dict[int, RowParts] = {}
         self.folding = _Folding()
+        self.same_value = equal_values(graph)
         self.users = defaultdict[int, list[int]](list)
         for place, op in enumerate(graph.ops):
             for value in op.operands():
@@ -143,7 +98,11 @@ class _Folder:
         """Whether two arguments are the same, or the same of two parts; sizes are compared later."""
         if isinstance(a, Ref) and isinstance(b, Ref):
             parts = self.known.get(a.value)
-            return a == b if parts is None else self.part(parts, number) == b.value
+            if parts is None:
+                return self.same_value.get(a.value, a.value) == self.same_value.get(
+                    b.value, b.value
+                )
+            return self.part(parts, number) == b.value
         if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b):
             integers = all(type(x) is int and type(y) is int for x, y in zip(a, b, strict=True))
             return integers or all(self.matched(x, y, number) for x, y in zip(a, b, strict=True))
@@ -161,7 +120,7 @@ class _Folder:
             self.total(places, operands[0])
             return
         types = list(self.types)
-        whole = self.of_all_rows(ops, types)
+        whole = self.of_all_rows(ops, types, places.index(min(places)))
         if whole is None:
             return
         op, results = whole
@@ -172,12 +131,14 @@ class _Folder:
             self.known[parts.values[0]] = parts
 
     def of_all_rows(
-        self, ops: list[Op], types: list[TensorType]
+        self, ops: list[Op], types: list[TensorType], first: int
     ) -> tuple[Op, list[RowParts]] | None:
         """The operator on all rows, and its results' parts; None where it does not act row by row.
 
-        The types of its results are added to `types`."""
-        declared = declaration(site_of(ops[0], self.types))
+        The types of its results are added to `types`. What it reads beside the rows is what the
+        `first` one of the operators reads.
+        """
+        declared = self.declared(ops[0])
         row = None if declared is None else self.row_loop(ops[0], declared)
         if declared is None or row is None:
             return None
@@ -197,16 +158,35 @@ class _Folder:
             results.append(len(types))
             types.append(TensorType(_with(shapes[0], at, sum(sizes)), self.types[values[0]].dtype))
             parts_of_results.append(RowParts(values, results[-1], at, sizes))
-        args = _resized(ops, declared, row)
+        args = _resized(ops, declared, row, first)
         if args is None:
             return None
-        renamed = {v: p.whole for v in ops[0].operands() if (p := self.known.get(v))}
-        op = substitute(replace(ops[0], args=args, results=tuple(results)), renamed)
+        operands = (p for v in ops[0].operands() if (p := self.known.get(v)))
+        renamed = {p.values[first]: p.whole for p in operands}
+        op = substitute(replace(ops[first], args=args, results=tuple(results)), renamed)
         try:
             declaration(site_of(op, types))
         except AssertionError:  # its sizes do not go together
             return None
         return op, parts_of_results
+
+    def declared(self, op: Op) -> Loops | None:
+        """The loops of the operator on the first part, which is looked at as twice as long where it is a
+        single row: a dim of 1 has no loop."""
+        parts = [self.known[v] for v in op.operands() if v in self.known]
+        if parts[0].sizes[0] > 1:
+            return declaration(site_of(op, self.types))
+        types = list(self.types)
+        lengthened = [(p.values[0], p.dim) for p in parts]
+        for value, dim in [*lengthened, *((r, parts[0].dim) for r in op.results if r >= 0)]:
+            shape = self.types[value].shape
+            if dim >= len(shape):
+                return None
+            types[value] = TensorType(_with(shape, dim, 2 * shape[dim]), types[value].dtype)
+        try:
+            return declaration(site_of(op, types))
+        except AssertionError:  # its results have their rows elsewhere
+            return None
 
     def row_loop(self, op: Op, declared: Loops) -> str | None:
         """The loop over rows: the outermost one of the dim of every part, and of nothing else."""
@@ -329,9 +309,9 @@ class _Writer(NamedTuple):
         return result
 
 
-def _resized(ops: list[Op], declared: Loops, row: str) -> tuple[Argument, ...] | None:
+def _resized(ops: list[Op], declared: Loops, row: str, first: int) -> tuple[Argument, ...] | None:
     """The arguments for all rows: sizes of dims over rows are added up, all others are equal."""
-    args = list(ops[0].args)
+    args = list(ops[first].args)
     sized = dict(declared.shapes)
     for position, argument in enumerate(args):
         literals = [op.args[position] for op in ops]

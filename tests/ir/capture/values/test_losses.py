@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
+from plait.ir.capture.replaced.adaptive import adaptive_softmax
 from plait.ir.capture.values.known import KnownValues
 from plait.ir.capture.values.losses import ctc_loss, multi_margin_loss
 from plait.ir.capture.values.scattered import masked_scatter
@@ -32,6 +34,15 @@ def test_multi_margin(reduction):
     options = {"p": 2, "margin": 0.5, "weight": weight, "reduction": reduction}
     expected = F.multi_margin_loss(x, labels, **options)
     assert torch.allclose(multi_margin_loss((x, labels), options), expected)
+
+
+def test_adaptive_softmax_takes_all_rows_through_every_cluster():
+    module = nn.AdaptiveLogSoftmaxWithLoss(8, 30, [6, 14], 2.0, head_bias=True).double()
+    x, labels = torch.randn(40, 8, dtype=torch.float64), torch.randint(0, 30, (40,))
+    output, loss = adaptive_softmax(type(module).forward, module, x, labels)
+    expected = module(x, labels)
+    assert torch.allclose(output, expected.output)
+    assert torch.allclose(loss, expected.loss)
 
 
 def test_rows_are_written_by_sample_and_their_number_is_checked():
