@@ -30,6 +30,7 @@ def test_names_of_frameworks_pick_models_by_year() -> None:
     assert execution_model_of_framework("torchtitan FSDP2", 2025) == "torchtitan"
     assert execution_model_of_framework("Megatron-DeepSpeed", 2022) == "megatron-deepspeed-2022"
     assert execution_model_of_framework("Megatron-DeepSpeed", 2024) == "megatron-deepspeed"
+    assert execution_model_of_framework("NeMo AutoModel", 2025) == "torchtitan"
     assert execution_model_of_framework("GPT-NeoX", 2023) == "neox-2023"
     assert execution_model_of_framework("GPT-NeoX", 2024) == "megatron-deepspeed"
     assert execution_model_of_framework("nanotron", 2025) == "nanotron"
