@@ -31,9 +31,9 @@ from ..search.families import with_families, with_terms
 from ..search.first_plan import first_fitting
 from ..search.price_cache import PriceCache
 from ..search.to_plan import assemble
-from .bounds import ShapeBounds
+from .bounds import ShapeBounds, dealt_seconds
 from .group_prices import GroupChoice, GroupPrices, GroupType
-from .layer_split import LayerSplit
+from .layer_split import CLOSE, LayerSplit
 from .pipeline_times import PlacedStage, deal_micro_batches, replica_seconds, sync_seconds
 from .shapes import PlanShape, ReplicaShape, near_parts, shapes
 from .to_plan import assemble_groups
@@ -87,16 +87,22 @@ class MixedSearch:
         uniform = [self.plan_uniform(cluster) for cluster in self.uniform_clusters()]
         alone = [plan for plan in uniform if plan is not None]
         best = min((plan.prediction.step_seconds for plan in alone), default=inf)
-        mixed: list[SharedPipelines] = []
-        by_bound = self.shapes_by_bound()
-        for bound, shape, samples in by_bound:
-            if bound >= best or self.deadline.passed():
+        mixed, lower = list[SharedPipelines](), inf
+        for bound, shape, samples in self.shapes_by_bound():
+            if bound >= best:
+                break
+            if self.deadline.passed():
+                lower = min(lower, bound)
                 break
             self.watch(best, 0.0 if self.unbounded else bound)
-            pipelines = self.shared_pipelines(shape, samples)
-            if pipelines is not None:
-                mixed.append(pipelines)
-                best = min(best, pipelines.step_seconds)
+            dealt = self.bounds.seconds(shape, samples, dealt_seconds)
+            if dealt < best:
+                pipelines = self.shared_pipelines(shape, samples)
+                if pipelines is not None:
+                    mixed.append(pipelines)
+                    best = min(best, pipelines.step_seconds)
+                    dealt = self.bound_of_splits(shape, samples)
+            lower = min(lower, dealt)
         mixed.sort(key=lambda one: one.step_seconds)
         plans = [self.plan_of(pipelines) for pipelines in mixed[:SIMULATED]]
         plans = [plan for plan in plans if plan.fits]
@@ -105,7 +111,7 @@ class MixedSearch:
             if not alone:
                 raise self.no_plan()
         chosen = min([*alone, *plans], key=_step)
-        lower = 0.0 if self.unbounded else min([*(b.bound for b in by_bound[:1]), _step(chosen)])
+        lower = 0.0 if self.unbounded else min(lower, _step(chosen))
         return replace(
             chosen,
             gap=max(0.0, 1 - lower / _step(chosen)) if chosen.groups else chosen.gap,
@@ -227,10 +233,24 @@ class MixedSearch:
         return None if bounds is None else self.place_stages(split, bounds, devices_used)
 
     @cached_method
+    def fastest_bounds(self, replica_shape: ReplicaShape, samples: int) -> list[int] | None:
+        """Boundaries of a pipeline whose slowest stage is as fast as can be; None where none fits."""
+        return LayerSplit(self.group_prices, replica_shape, samples).fastest_bounds()
+
+    def bound_of_splits(self, shape: PlanShape, samples: int) -> float:
+        """Lower bound of a shape's step: no split of its calls has a faster slowest stage."""
+        slowest = dict[ReplicaShape, float]()
+        for row in shape:
+            bounds = self.fastest_bounds(row, samples)
+            split = LayerSplit(self.group_prices, row, samples)
+            slowest[row] = (1 - CLOSE) * split.slowest(bounds) if bounds else 0.0
+        return self.bounds.seconds(shape, samples, dealt_seconds, slowest)
+
+    @cached_method
     def replica_bounds(self, replica_shape: ReplicaShape, samples: int) -> list[int] | None:
         """First call of every stage and the number of calls; None where none fits."""
         split = LayerSplit(self.group_prices, replica_shape, samples)
-        bounds = split.fastest_bounds()
+        bounds = self.fastest_bounds(replica_shape, samples)
         if bounds is None:
             return None
         share = self.model.batch // samples * len(replica_shape) // self.cluster.devices

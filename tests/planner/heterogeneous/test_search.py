@@ -1,5 +1,6 @@
 """Mixed clusters: mixtures beat every part alone, equal parts are one cluster, memory is kept."""
 
+import random
 from itertools import combinations
 
 import pytest
@@ -16,6 +17,7 @@ from plait.ir.text.plan import parse_plan, print_plan
 from plait.planner import PlanOptions, plan
 from plait.planner.heterogeneous.group_prices import GroupPrices, GroupType
 from plait.planner.heterogeneous.layer_split import LayerSplit
+from plait.planner.heterogeneous.search import MixedSearch, SharedPipelines
 from plait.planner.heterogeneous.shapes import near_parts, shapes
 from plait.planner.question.options import optimizer_states
 from plait.planner.question.pins import parse_pin, pin_all
@@ -114,6 +116,34 @@ def test_equal_parts_are_one_cluster(model):
     answer = plan(model, cluster, PlanOptions())
     assert not answer.groups
     assert answer.prediction == plan(model, as_uniform(cluster), PlanOptions()).prediction
+
+
+@pytest.mark.parametrize(
+    "spec", some(["1xh100+2xa100-40", "2xh100+2xa100-80", "3xh100+1xa100-40"], 3)
+)
+def test_bounds_are_below_every_plan(model, spec):
+    """However the calls are split and the micro-batches dealt out."""
+    draw, search = (
+        random.Random(spec),
+        MixedSearch(model, slow(load_any_cluster(spec)), PlanOptions()),
+    )
+    drawn = draw.sample([s for s in search.shapes_by_bound() if s.samples in (4, 8, 32)], 8)
+    for bound, shape, samples in drawn:
+        floor, used, replicas = search.bound_of_splits(shape, samples), [0, 0], []
+        assert bound <= floor * (1 + 1e-9)
+        for row in shape:
+            inner = draw.sample(range(1, len(model.calls)), len(row) - 1)
+            split = LayerSplit(search.group_prices, row, samples)
+            bounds = [0, *sorted(inner), len(model.calls)]
+            if split.choices(bounds) is None:  # a stage of data alone
+                bounds = search.fastest_bounds(row, samples)
+            replicas.append(tuple(search.place_stages(split, bounds, used)))
+        counts = [1] * len(shape)
+        for _ in range(model.batch // samples - len(shape)):
+            counts[draw.randrange(len(shape))] += 1
+        at_random = SharedPipelines(0.0, tuple(replicas), tuple(counts), samples)
+        for made in (search.shared_pipelines(shape, samples), at_random):
+            assert floor <= search.plan_of(made).prediction.step_seconds
 
 
 def test_memory_of_every_part_is_kept(model):
