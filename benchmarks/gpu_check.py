@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
         print("skipped: torch sees no GPU here (--rehearse runs the code on the CPU)")
         return 0
     # registers the checks; after the look at torch, as they need a recent one
-    from plait.benchmarks.gpu_check import kernels, programs, ranks  # noqa: F401
+    from plait.benchmarks.gpu_check import codecs, kernels, programs, ranks  # noqa: F401
 
     device = "cpu" if options.rehearse else "cuda"
     devices = 1 if options.rehearse else torch.cuda.device_count()

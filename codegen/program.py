@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from ..ir.analysis.dataflow import AnalyseAxes, Dataflow
+from ..ir.compression.identity import uncompressed
+from ..ir.compression.kernel import KernelPipeline
 from ..ir.compression.lower import lower as lower_program
 from ..ir.compression.registry import COMPRESSED_OPTIMIZERS, PROGRAMS
 from ..ir.files.json_files import dump
 from ..ir.lowering.cast import PRECISIONS
-from ..ir.lowering.overlap import OVERLAP, Overlap
+from ..ir.lowering.overlap import Overlap, in_flight_bytes
 from ..ir.lowering.plan_layouts import PlanLayouts
 from ..ir.model.model import Model
 from ..ir.passes import Observer, Pass, run
 from ..ir.plan.groups.view import group_view
 from ..ir.plan.plan import Plan
-from ..ir.plan.program import PLAN_FILE, GeneratedProgram, GroupProgram, ProgramTable, sealed
-from .compression import cpp
+from ..ir.plan.program import (
+    PLAN_FILE,
+    CompressedAxis,
+    GeneratedProgram,
+    GroupProgram,
+    ProgramTable,
+    sealed,
+)
+from .compression import cpp, triton
 from .function import function_module
 from .group_table import GroupPlace, group_program, refuse_unrunnable, whole_table
 from .lower import LoweredFunction, lower
@@ -54,14 +63,15 @@ def compile_program(
     model: Model,
     source: str = "",
     observer: Observer | None = None,
-    overlap: Overlap = OVERLAP,
+    overlap: Overlap | None = None,
 ) -> GeneratedProgram:
     """The program of a plan. `source` is JSON that says what `main.py` trains: the keyword
     arguments of `ir.capture.materialize`. `observer` is shown what every pass gives. `overlap` says
-    how much may travel beside other work.
+    how much may travel beside other work; None: a share of the device's memory.
 
     Raises MismatchError when plan and model do not belong together.
     """
+    overlap = overlap or Overlap(in_flight_bytes(plan.cluster.device))
     dataflow = run(AnalyseAxes(), model, observer)
     data_table = _group_tables(plan, model, dataflow, source) if plan.groups else None
     if data_table is None:
@@ -142,28 +152,33 @@ def _group_modules(
 
 
 def kernel_sources(table: ProgramTable) -> dict[str, str]:
-    """C++ source of all compressed exchanges by file name, one file per axis."""
+    """Source of all compressed exchanges by file name, a file of C++ and one of Triton per axis. Triton
+    has those of early steps and small tensors as well, which are not compressed."""
     sources = {}
     for axis in table.compression:
-        if not (axis.programs or axis.activations or axis.optimizer):
-            continue  # rows are compressed without kernels
+        if not axis.has_kernels:
+            continue
         mesh = table.meshes[axis.mesh]
         outer = prod(a.size for a in mesh.axes if a.name == axis.role) // axis.inner
-        pipelines = [
-            lower_program(PROGRAMS[p], axis.inner, outer, total=True) for p in axis.programs
-        ]
-        algorithm = COMPRESSED_OPTIMIZERS.get(axis.optimizer)
-        pipelines += (
-            [lower_program(p, axis.inner, outer) for p in algorithm.programs] if algorithm else []
-        )
-        if axis.activations:
-            program = PROGRAMS[axis.activations]
-            sends = program.collective == "send"
-            pipelines.append(
-                lower_program(program) if sends else lower_program(program, axis.inner, outer)
-            )
-        sources[axis.source] = cpp.source(*pipelines)
+        pipelines = [*kernel_pipelines(axis, outer)]
+        sources[axis.source] = cpp.source(*(p for p, compressed in pipelines if compressed))
+        sources[axis.triton_source] = triton.source(*(pipeline for pipeline, _ in pipelines))
     return sources
+
+
+def kernel_pipelines(axis: CompressedAxis, outer: int) -> Iterator[tuple[KernelPipeline, bool]]:
+    """What an axis over `outer` nodes runs, and whether it is compressed: every program, and what it
+    does without compression."""
+    optimizer = COMPRESSED_OPTIMIZERS.get(axis.optimizer)
+    summed = [(PROGRAMS[name], True) for name in axis.programs]
+    averaged = [(program, False) for program in (optimizer.programs if optimizer else ())]
+    sent = [(PROGRAMS[axis.activations], False)] if axis.activations else []
+    for program, total in (*summed, *averaged, *sent):
+        if program.collective == "send":
+            yield lower_program(program), True
+            continue
+        for one in (program, uncompressed(program)):
+            yield lower_program(one, axis.inner, outer, total), one is program
 
 
 def _function_source(low: LoweredFunction, plan: Plan, model: Model) -> str:

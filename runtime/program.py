@@ -96,7 +96,7 @@ class Program(ProgramText):
         self.variants = Variants(compiled, seed)
         self.stage, self.run, self.store = compiled.stage, compiled.run, compiled.store
         self.agreement = Agreement(self.store, groups)
-        make_codec = partial(load_codec, folder=folder, native=device.type == "cpu")
+        make_codec = partial(load_codec, folder=folder, device=device)
         self.optimizer, self.updates = program_optimizer(
             start.optimizer, initial, self.store, groups, make_codec
         )

@@ -1,4 +1,4 @@
-"""Our operators and codecs on the GPU: the numbers of the CPU, and their share of memory bandwidth."""
+"""Our operators on the GPU: the numbers of the CPU, and their share of memory bandwidth."""
 
 from __future__ import annotations
 

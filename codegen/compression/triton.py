@@ -118,4 +118,6 @@ def print_kernel(kernel: CompressionKernel) -> str:
     names = ", ".join(name for name, _ in arguments(kernel))
     title = ", ".join(show(stage) for stage in kernel.body) or "copy"
     body = "\n".join(f"    {line}" if line else "" for line in TritonBody(kernel).lines())
-    return f"# {title}\n@triton.jit\ndef {kernel.name}({names}):\n{body}\n"
+    # a kernel is not compiled anew for some steps and ranks
+    changing = '(do_not_specialize=["seed", "step"])' if kernel.stochastic else ""
+    return f"# {title}\n@triton.jit{changing}\ndef {kernel.name}({names}):\n{body}\n"

@@ -16,7 +16,7 @@ from math import prod
 from ...ir.compression.program import CompressionAlgorithm, CompressionProgram
 from ...ir.compression.registry import COMPRESSED_OPTIMIZER_ROLE, COMPRESSED_OPTIMIZERS, PROGRAMS
 from ...ir.devices.cluster import Cluster
-from ...ir.lowering.overlap import IN_FLIGHT_BYTES
+from ...ir.lowering.overlap import in_flight_bytes
 from ...ir.plan.flat_shard import FULL
 from ...ir.plan.plan import Plan
 from ...ir.plan.program import BUCKET_BYTES, step_bucket_bytes
@@ -31,6 +31,8 @@ from .exchange import CompressionSubject, Exchange, ExchangeEnds, ExchangeSecond
 Compression = Mapping[
     tuple[CompressionSubject, str], CompressionProgram
 ]  # by what travels, and the role it travels along
+
+ENGINE_IN_FLIGHT_BYTES = 2**30  # gathered ahead and scattered behind by engines other than programs
 
 
 class BatchAxes:
@@ -196,6 +198,22 @@ class BatchAxes:
         retained = self.retained_bytes(weights)
         return self.seconds(self.call_gathers(retained), small) if retained else 0.0
 
+    @property
+    def in_flight_bytes(self) -> int:
+        """Bytes of the largest message that travels beside other work."""
+        if self.execution.exposes_ends:
+            return in_flight_bytes(self.cluster.device)
+        return ENGINE_IN_FLIGHT_BYTES
+
+    def alone_seconds(
+        self, exchanges: Sequence[tuple[int, float]], sizes: Sequence[float]
+    ) -> float:
+        """Seconds of the longest exchange, and of those that are too large to run beside calls."""
+        limit_bytes = self.in_flight_bytes
+        priced = [(n, s, size) for (n, s), size in zip(exchanges, sizes, strict=True)]
+        longest = max((s for _, s, size in priced if size <= limit_bytes), default=0.0)
+        return longest + sum(n * s for n, s, size in priced if size > limit_bytes)
+
     def exchange_ends(
         self,
         weights: StageBytes,
@@ -213,7 +231,7 @@ class BatchAxes:
             return ExchangeEnds(everything[0], sum(everything), *per_step)
         sizes = [self.sharded_bytes(amount) for amount, _ in weights.call_weight_bytes]
         before, after = (
-            _alone_seconds(each, [size * scale for size in sizes])
+            self.alone_seconds(each, [size * scale for size in sizes])
             for each, scale in ((gathers, 1.0), (scatters, self.gradient_scale))
         )
         summed, updated = (
@@ -358,21 +376,6 @@ def sharded_kinds(strategy: Strategy, execution: ExecutionModel) -> frozenset[st
         return frozenset({"optimizer"})
     whole_gradients = execution.reduces_per_step and "parameter" not in kinds
     return kinds - {"gradient"} if whole_gradients else kinds
-
-
-def _alone_seconds(exchanges: Sequence[tuple[int, float]], sizes: Sequence[float]) -> float:
-    """Seconds of the longest exchange and of those that are too large for any to run beside them."""
-    small = [
-        seconds
-        for (_, seconds), size in zip(exchanges, sizes, strict=True)
-        if size <= IN_FLIGHT_BYTES
-    ]
-    large = sum(
-        n * seconds
-        for (n, seconds), size in zip(exchanges, sizes, strict=True)
-        if size > IN_FLIGHT_BYTES
-    )
-    return max(small, default=0.0) + large
 
 
 def axes_of(plan: Plan, strategy: Strategy, item: int, cluster: Cluster | None = None) -> BatchAxes:

@@ -45,6 +45,7 @@ from .engine_terms import engine_terms, pipeline_of
 from .overlap_terms import Calls, OverlapTerms, calls_again, overlap_terms
 from .term import (
     Term,
+    codec_term,
     host_term,
     kernels_term,
     leg_term,
@@ -64,7 +65,6 @@ KINDS = {
 }
 
 TRANSFER = "derived: bytes of codes and scales, at the links' latencies and bandwidths"
-CODEC = "derived: bytes and instructions of the program's kernels, at the device's rates"
 SHARED_PROCESSORS = "derived: a rank that waits leaves its processor to others"
 GROUP_SCHEDULE = "derived: 1F1B of device groups, simulated"
 GROUP_TOTALS = "derived: to the first group of the calls and back"
@@ -207,7 +207,7 @@ def _sends_term(plan: Plan, transfers: list[StageTransfer], cluster: Cluster) ->
     codec = 2 * sum(transfer.codec_seconds for transfer in transfers)
     return total(
         f"sends between stages as {program.name}",
-        [total("transfer", sends), priced_term("codec", amount("k_c", codec), CODEC)],
+        [total("transfer", sends), codec_term(amount("k_c", codec), cluster.device)],
     )
 
 
@@ -335,15 +335,15 @@ def _reduction_term(
     if reductions is None or priced is None:
         return sent_term(sent, times, cluster)
     name = f"{sent.kind} over {sent.axis} as {reductions.programs[sent.axis].name}"
-    return total(name, compressed_terms(priced, sent.count * times))
+    return total(name, compressed_terms(priced, sent.count * times, cluster))
 
 
-def compressed_terms(priced: CompressedCost, times: int) -> list[Term]:
+def compressed_terms(priced: CompressedCost, times: int, cluster: Cluster) -> list[Term]:
     """Transfer and codec terms of `times` compressed exchanges."""
     count = amount("n", times)
     return [
         priced_term("transfer", count * amount("w_c", priced.transfer_seconds), TRANSFER),
-        priced_term("codec", count * amount("k_c", priced.codec_seconds), CODEC),
+        codec_term(count * amount("k_c", priced.codec_seconds), cluster.device),
     ]
 
 
@@ -362,7 +362,7 @@ def _exchange_terms(
             assert exchange.subject is not None
             program = axes.program(exchange.subject, axis.role)
             assert program is not None
-            yield total(f"{name} as {program.name}", compressed_terms(priced, times))
+            yield total(f"{name} as {program.name}", compressed_terms(priced, times, axes.cluster))
 
 
 def _call_exchanges_term(

@@ -87,6 +87,12 @@ def total(name: str, parts: Iterable[Term], unit: str = "s") -> Term:
     )
 
 
+def codec_term(quantity: Quantity, device: Device) -> Term:
+    """Seconds of the kernels that encode and decode messages, and what those are written in."""
+    source = "derived: bytes and instructions of the program's kernels, at the device's rates"
+    return priced_term(f"codec, {device.kernel_language}", quantity, source)
+
+
 def priced_term(name: str, quantity: Quantity, source: str, unit: str = "s") -> Term:
     """The term of a priced quantity; `source` where no measurement says more."""
     return Term(

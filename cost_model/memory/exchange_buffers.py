@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ...ir.lowering.overlap import IN_FLIGHT_BYTES
 from ...ir.plan.program import BUCKET_BYTES, BUCKETS_AHEAD, MAX_BUCKETS_IN_FLIGHT, step_bucket_bytes
 from ...ir.plan.workload import PeakPoint
 from ..communication.compressed_collective import exchange_bytes
@@ -76,7 +75,7 @@ def gathered_ahead_bytes(axes: BatchAxes, point: PeakPoint) -> int:
     sent."""
     if "parameter" not in axes.sharded_kinds or "weights" not in axes.execution.overlaps:
         return 0
-    arriving = at_most_in_flight(axes.sharded_bytes(point.next_weight_bytes))
+    arriving = at_most_in_flight(axes, axes.sharded_bytes(point.next_weight_bytes))
     return arriving + arriving // axes.degree
 
 
@@ -86,7 +85,7 @@ def reduced_behind_bytes(axes: BatchAxes, point: PeakPoint) -> int:
     if "gradient" not in axes.sharded_kinds or "gradients" not in axes.execution.overlaps:
         return 0
     behind = int(point.sent_weight_bytes * axes.gradient_scale)
-    sent = at_most_in_flight(axes.sharded_bytes(behind))
+    sent = at_most_in_flight(axes, axes.sharded_bytes(behind))
     return sent + arriving_bytes(axes, sent) + (axes.replicated_bytes(behind) if sent else 0)
 
 
@@ -217,9 +216,9 @@ def update_gather_bytes(axes: BatchAxes, trained: int, largest: int) -> UpdateGa
     )
 
 
-def at_most_in_flight(amount: int) -> int:
+def at_most_in_flight(axes: BatchAxes, amount: int) -> int:
     """Bytes of a message that travels beside other work; 0 for one that is too large to."""
-    return amount if amount <= IN_FLIGHT_BYTES else 0
+    return amount if amount <= axes.in_flight_bytes else 0
 
 
 def _copy_buffer_bytes(amount: int, largest: int) -> int:

@@ -82,6 +82,11 @@ class Device(msgspec.Struct, frozen=True):
         if "float32" not in self.peak_flops:
             raise ValueError("peak_flops: float32 is needed; it stands for types not listed")
 
+    @property
+    def kernel_language(self) -> str:
+        """What kernels of compressed messages are written in, which programs run and prices mean."""
+        return "Triton" if self.host_copies_hide else "C++"
+
     def peak(self, dtype: str) -> float:
         """flop/s of matrix products in a type; fp32's where the type has no rate of its own."""
         return self.peak_flops.get(dtype, self.peak_flops["float32"])

@@ -19,11 +19,12 @@ from itertools import pairwise
 from msgspec.structs import replace
 
 from ..analysis.liveness import is_view, lifetimes, storage_roots
+from ..devices.cluster import Device
 from ..model.model import LocalLists, Op, Ref
 from ..model.tensor import TensorType
 from ..passes import Pass
 
-IN_FLIGHT_BYTES = 2**30  # of tensors that travel beside other work
+IN_FLIGHT_SHARE = 32  # tensors that travel beside other work take one in so many bytes of a device
 STARTED = frozenset({"all_reduce", "all_gather", "reduce_scatter", "all_to_all"})
 START, WAIT = "comm.start", "comm.wait"
 
@@ -35,7 +36,7 @@ class Overlap(Pass[LocalLists, LocalLists], frozen=True):
     `sliced` axes, the next one starts when the one before has arrived.
     """
 
-    in_flight_bytes: int = IN_FLIGHT_BYTES
+    in_flight_bytes: int
     synchronous: tuple[str, ...] = ()
     sliced: tuple[str, ...] = ()
     name = "overlap"
@@ -44,7 +45,10 @@ class Overlap(Pass[LocalLists, LocalLists], frozen=True):
         return overlap(value, self)
 
 
-OVERLAP = Overlap()  # of programs, unless they are compiled with another one
+def in_flight_bytes(device: Device) -> int:
+    """Bytes of tensors that a program lets travel beside other work, unless it is compiled otherwise: a
+    share of the device's memory, so that weights of a layer are gathered ahead on large devices."""
+    return device.memory_bytes // IN_FLIGHT_SHARE
 
 
 def overlap(lists: LocalLists, options: Overlap) -> LocalLists:

@@ -180,9 +180,19 @@ class CompressedAxis(msgspec.Struct, frozen=True):
         return tuple(filter(None, (self.gradients, self.weights)))
 
     @property
+    def has_kernels(self) -> bool:
+        """Whether anything is compressed by kernels; rows are not."""
+        return bool(self.programs or self.activations or self.optimizer)
+
+    @property
     def source(self) -> str:
-        """The file of its kernels."""
+        """The file of its kernels for CPUs."""
         return f"kernels/{self.role}_{self.mesh}.cpp"
+
+    @property
+    def triton_source(self) -> str:
+        """The file of its kernels for GPUs."""
+        return f"kernels/{self.role}_{self.mesh}.py"
 
 
 class GroupValue(msgspec.Struct, frozen=True):

@@ -81,7 +81,8 @@ def plan_summary(plan: Plan) -> str:
     ]
     lines += [f"  costs     {text}" for text in (costs_of_step(plan),) if text]
     lines += [
-        f"  compress  {c.subject} over {c.role}: {c.program} ({c.strategy})"
+        f"  compress  {c.subject} over {c.role}: {c.program} ({c.strategy}), "
+        + ("in torch" if c.subject == "rows" else f"{plan.cluster.device.kernel_language} kernels")
         for c in plan.compression
     ]
     lines += _groups(plan) if plan.groups else _stages(plan)

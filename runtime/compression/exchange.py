@@ -180,7 +180,7 @@ class CompressedCollective:
         self, value: Tensor, scores: Tensor | None = None, out: Tensor | None = None
     ) -> ExchangeSteps:
         context = StepContext(self.step, self.seed, scores)
-        codec = self.codec if self.compresses else ReferenceCodec()
+        codec = self.codec if self.compresses else self.codec.uncompressed
         exchange_steps = steps(
             self.active_pipeline, codec, self.levels, value, self.states, context, out
         )

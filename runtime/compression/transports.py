@@ -8,7 +8,8 @@ dp                                    gradients added up         │ optimizer
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from .activations import CompressedAllReduce, StageTransferCodec
 from .backends.codec import Codec
 from .backends.native import BuildError, NativeCodec, build_once
 from .backends.reference import ReferenceCodec
+from .backends.triton import triton_codec
 from .buckets import CompressedBuckets
 from .centroids import RowCentroids
 
@@ -34,11 +36,14 @@ from .centroids import RowCentroids
 class Transports:
     """Transports by mesh, role and payload (gradients or weights)."""
 
-    def __init__(self, table: ProgramTable, groups: MeshGroups, folder: Path, native: bool) -> None:
+    def __init__(
+        self, table: ProgramTable, groups: MeshGroups, folder: Path, device: torch.device
+    ) -> None:
         self.groups = groups
-        self.axes = {(axis.mesh, axis.role): axis for axis in table.compression if axis.programs}
+        axes = {(axis.mesh, axis.role): axis for axis in table.compression if axis.has_kernels}
+        self.axes = {key: axis for key, axis in axes.items() if axis.programs}
         self.codecs: dict[tuple[int, str], Codec] = {
-            key: load_codec(axis, folder, native) for key, axis in self.axes.items()
+            key: load_codec(axis, folder, device) for key, axis in axes.items()
         }
         self.buckets: dict[tuple[int, str], CompressedBuckets] = {}
         self.reset()
@@ -59,6 +64,10 @@ class Transports:
         compressed = axis is not None and getattr(axis, payload)
         return self.buckets[mesh, role] if compressed else PlainTransport(group)
 
+    def backends(self) -> list[str]:
+        """What kernels of compressed messages are written in, on this rank."""
+        return sorted({codec.name for codec in self.codecs.values()})
+
     def compresses_weights(self, mesh: int) -> bool:
         """Whether the weights that ranks see are compressed, apart from the optimizer's exact ones."""
         return any(
@@ -67,23 +76,37 @@ class Transports:
         )
 
 
-def load_codec(axis: CompressedAxis, folder: Path, native: bool) -> Codec:
-    """The compiled kernels of an axis; the reference codec, which gives the same bits, where there is no
-    compiler or `native` is false."""
-    if not native:
-        return ReferenceCodec()
+def native_codec(axis: CompressedAxis, folder: Path) -> Codec:
+    """The C++ kernels of an axis; where they cannot be built, the reference codec, which is slower and
+    gives the same bits, with a warning."""
     try:
         source = (folder / axis.source).read_text(encoding="utf-8")
         return NativeCodec(build_once(source, folder / "kernels" / "build"))
-    except BuildError:
+    except BuildError as error:
+        warnings.warn(f"compressed messages are encoded by torch, slowly: {error}", stacklevel=2)
         return ReferenceCodec()
 
 
-def stage_transfer_codec(table: ProgramTable, folder: Path, native: bool) -> StageTransferCodec:
+BACKENDS: Mapping[str, Callable[[CompressedAxis, Path], Codec]] = {  # all other devices: Triton
+    "cpu": native_codec,
+    "meta": lambda axis, folder: ReferenceCodec(),  # nothing is computed
+}
+
+
+def load_codec(axis: CompressedAxis, folder: Path, device: torch.device) -> Codec:
+    """The kernels of an axis for a device. Raises UsageError where Triton is missing."""
+    if device.type in BACKENDS:
+        return BACKENDS[device.type](axis, folder)
+    return triton_codec(folder / axis.triton_source)
+
+
+def stage_transfer_codec(
+    table: ProgramTable, folder: Path, device: torch.device
+) -> StageTransferCodec:
     """The codec of activations and gradients sent between stages."""
     for axis in table.compression:
         if axis.activations and ROLES[axis.role].stages:
-            return StageTransferCodec(PROGRAMS[axis.activations], load_codec(axis, folder, native))
+            return StageTransferCodec(PROGRAMS[axis.activations], load_codec(axis, folder, device))
     return StageTransferCodec()
 
 
@@ -97,7 +120,7 @@ class LikeThisRank(NamedTuple):
 
 
 def other_all_reduces(
-    table: ProgramTable, mesh: int, groups: MeshGroups, folder: Path, native: bool
+    table: ProgramTable, mesh: int, groups: MeshGroups, folder: Path, device: torch.device
 ) -> Mapping[str, AllReduce]:
     """All-reduces inside functions that are compressed, or of one rank alone, by axis of a mesh."""
     local = {
@@ -109,7 +132,7 @@ def other_all_reduces(
         axis.role: CompressedAllReduce(
             PROGRAMS[axis.activations],
             groups.hierarchies[mesh, axis.role],
-            load_codec(axis, folder, native),
+            load_codec(axis, folder, device),
         )
         for axis in table.compression
         if axis.activations and axis.mesh == mesh and not ROLES[axis.role].stages
@@ -120,7 +143,6 @@ def mesh_comms(
     table: ProgramTable, groups: MeshGroups, folder: Path, device: torch.device
 ) -> list[Comm]:
     """Collectives along the axes of every mesh of the table."""
-    native = device.type == "cpu"
     comms = [
         Comm(
             mesh,
@@ -128,7 +150,7 @@ def mesh_comms(
             groups.rank,
             along,
             groups.sent_bytes,
-            other_all_reduces(table, number, groups, folder, native),
+            other_all_reduces(table, number, groups, folder, device),
             device,
         )
         for number, (mesh, along) in enumerate(zip(table.meshes, groups.roles, strict=True))

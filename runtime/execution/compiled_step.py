@@ -55,9 +55,8 @@ class CompiledStep:
         if self.compiler is not None:
             self.compiler.compile_stage(self.stage)
         self.loss_scale = 1.0
-        native = device.type == "cpu"
         comms = mesh_comms(table, groups, folder, device)
-        self.store = make_store(comms, Transports(table, groups, folder, native))
+        self.store = make_store(comms, Transports(table, groups, folder, device))
         self.run: Run | PlacedRun
         self.totals: GradientTotals | None = None
         if placed:
@@ -74,7 +73,7 @@ class CompiledStep:
             return
         rows = build_rows(table.schedule, table.stages, table.micro_batches, table.chunks_per_stage)
         chunks = chunk_map(table.schedule, table.stages, table.chunks_per_stage)
-        links = groups, device, stage_transfer_codec(table, folder, native)
+        links = groups, device, stage_transfer_codec(table, folder, device)
         self.pipeline = PipelineRunner(rows, chunks, table.stage_transfers, *links)
         self.forward_pipeline = PipelineRunner(
             forward_rows(rows), chunks, table.stage_transfers, *links

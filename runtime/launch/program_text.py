@@ -24,12 +24,15 @@ class ProgramText:
     steps: int
     meter: Any
     groups: Any
+    store: Any
 
     def __repr__(self) -> str:
         mesh, rank = self.table.mesh, self.groups.pool.rank
+        names = self.store.transports.backends()
+        backends = f"compressed by {', '.join(names)} kernels, " if names else ""
         return (
             f"<plait.Program {self.table.model}: {mesh}, rank {rank} of {mesh.size} on {self.device}, "
-            f"{self.steps} step{'' if self.steps == 1 else 's'} done>"
+            f"{backends}{self.steps} step{'' if self.steps == 1 else 's'} done>"
         )
 
     def __str__(self) -> str:

@@ -28,7 +28,14 @@ class Launch(NamedTuple):
 
 
 class Codec(Protocol):
-    """A backend that runs compression kernels."""
+    """A backend that runs compression kernels; `name` is what it is printed as."""
+
+    name: str
+
+    @property
+    def uncompressed(self) -> Codec:
+        """The codec of exchanges without compression: of early steps and small tensors."""
+        ...
 
     def run(self, kernel: CompressionKernel, launch: Launch) -> None:
         """Fill `launch.target` and the states that the kernel writes."""

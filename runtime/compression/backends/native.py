@@ -17,7 +17,7 @@ from ....ir.compression.message_format import MessageFormat
 from ....ir.errors import FileError, PlaitError
 from ....ir.files import private_cache
 from ...torch_private import user_cache_dir
-from .codec import Launch
+from .codec import Codec, Launch
 from .reference import ReferenceCodec
 
 # fmt: off
@@ -38,8 +38,15 @@ class NativeCodec:
     """Runs kernels of a library that `build` made; those it lacks, such as variants with other
     constants, by the reference."""
 
+    name = "C++"
+
     def __init__(self, library: Path) -> None:
         self.library = ctypes.CDLL(str(library))
+
+    @property
+    def uncompressed(self) -> Codec:
+        """The codec of exchanges without compression: copies and sums, which torch does as fast."""
+        return ReferenceCodec()
 
     def run(self, kernel: CompressionKernel, launch: Launch) -> None:
         if not hasattr(self.library, kernel.name):

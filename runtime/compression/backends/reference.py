@@ -30,7 +30,7 @@ from ....ir.compression.stage import (
     Unpack,
 )
 from ..reduce import reduce
-from .codec import Launch
+from .codec import Codec, Launch
 from .codes import decode, encode, fold, pack, statistic, steps, unpack
 from .philox import uniform
 
@@ -39,6 +39,13 @@ ELEMENTS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 class ReferenceCodec:
     """Runs kernels in torch."""
+
+    name = "torch"
+
+    @property
+    def uncompressed(self) -> Codec:
+        """The codec of exchanges without compression: this one."""
+        return self
 
     def run(self, kernel: CompressionKernel, launch: Launch) -> None:
         _KernelRun(kernel, launch).finish()

@@ -1,5 +1,6 @@
 """Triton kernels give the reference's bits, and compile for GPUs without spills or byte stores."""
 
+import json
 import os
 import re
 import subprocess
@@ -7,16 +8,26 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from msgspec.structs import replace
 
+from plait.codegen import compile_program, write_program
 from plait.codegen.compression import aot
 from plait.codegen.compression.aot import KernelCompiler, available
 from plait.codegen.compression.triton import source
+from plait.cost_model.hardware import load_cluster
+from plait.ir.capture import load_source, trace
+from plait.ir.compression.identity import uncompressed
 from plait.ir.compression.lower import lower
 from plait.ir.compression.registry import PROGRAMS
-from plait.ir.errors import FileError
+from plait.ir.errors import FileError, UsageError
+from plait.planner import PlanOptions, plan
+from plait.planner.question.pins import pin_all
+from plait.runtime.compression.transports import load_codec
+from plait.runtime.launch.launch import launch
 from plait.tests.sampling import some
 
+PROGRAM_WORKER = Path(__file__).with_name("triton_program_worker.py")
 WORKER = Path(__file__).with_name("triton_worker.py")
 GPUS = ("cuda:80", "cuda:90", "cuda:100", "hip:gfx90a", "hip:gfx942")
 MOST_REGISTERS = 96  # of a thread on sm_90
@@ -26,6 +37,82 @@ needs_triton = pytest.mark.skipif(not available(), reason="Triton is not install
 
 def lowered():
     return [lower(program, 4, 2, total=True) for program in PROGRAMS.values()]
+
+
+CASES = {  # programs that a rank of two runs, and what travels compressed
+    "zero": ("zero1=2", {"compress": "sdp4bit"}),
+    "activations": ("pp=2", {"compress": "int8-activations", "micro_batches": 2}),
+}
+
+
+SOURCE = """\
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(144, 144) for _ in range(2))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = x + layer(x).tanh()
+        return x.square().mean()
+
+def make():
+    return Net(), {"x": torch.randn(256, 144)}
+"""  # weights of 81 KiB are compressed, biases are not
+
+
+def programs(folder, names):
+    """Compiled programs of a small model by name."""
+    (folder / "source.py").write_text(SOURCE)
+    source = load_source(f"{folder / 'source.py'}:make")
+    model = trace(source.model, source.batch, source.loss_fn)
+    for name in names:
+        strategy, chosen = CASES[name]
+        options = PlanOptions(pins=pin_all(strategy), memory_actions=("keep",), **chosen)
+        program = compile_program(plan(model, load_cluster("local:2"), options), model)
+        write_program(program, folder / name)
+        yield name, program
+
+
+def test_a_program_has_every_kernel_that_a_gpu_runs(tmp_path):
+    ((_, program),) = programs(tmp_path, ["zero"])
+    (axis,) = program.table.compression
+    text = dict(program.files)[axis.triton_source]
+    for chosen in (axis.gradients, axis.weights):
+        for one in (PROGRAMS[chosen], uncompressed(PROGRAMS[chosen])):
+            for kernel in lower(one, 2, 1, total=True).kernels:
+                assert re.search(rf"^(def {kernel.name}\(|{kernel.name} = \w+$)", text, re.M)
+    if not available():
+        with pytest.raises(UsageError, match="needs Triton"):
+            load_codec(axis, tmp_path / "zero", torch.device("cuda"))
+        return
+    codec = load_codec(axis, tmp_path / "zero", torch.device("cuda"))
+    assert (codec.name, codec.uncompressed) == ("Triton", codec)
+    with pytest.raises(UsageError, match="has no kernel"):
+        codec.run(lower(PROGRAMS["bf16.gradients"], 2).kernels[0], None)
+
+
+@needs_triton
+@pytest.mark.ranks
+@pytest.mark.long
+def test_ranks_train_by_triton_alone_with_the_bits_of_the_cpu(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    source = f"{tmp_path / 'source.py'}:make"
+    jobs = {
+        n: {"source": source, "folder": str(tmp_path / n)} for n, _ in programs(tmp_path, CASES)
+    }
+    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
+    arguments = [str(PROGRAM_WORKER), str(tmp_path / "jobs.json"), str(tmp_path / "out.json")]
+    launch(2, arguments, timeout_seconds=400)
+    for row in json.loads((tmp_path / "out.json").read_text()):
+        for name, result in row.items():
+            assert result["same"], name
+            assert len(result["kernels"]) > 1, name
+            compiled, interpreted = result["said"]
+            assert "compressed by C++ kernels" in compiled, name
+            assert "compressed by Triton kernels" in interpreted, name
 
 
 def test_every_kernel_is_python_under_its_name():

@@ -10,8 +10,8 @@ from plait.codegen.compression.triton import kernel_signature, source
 from plait.ir.compression.kernel import INSTANCE_ELEMENTS
 from plait.runtime.compression.backends.codec import Launch, target_for
 from plait.runtime.compression.backends.reference import ELEMENTS, ReferenceCodec
+from plait.runtime.compression.backends.triton import TritonCodec
 from plait.tests.codegen.compression.test_cpp import flat, messages, pipelines
-from plait.tests.codegen.compression.triton_codec import TritonCodec
 
 
 def compare(kernel, elements, codec):

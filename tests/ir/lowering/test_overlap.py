@@ -67,13 +67,13 @@ def numbers(ops):
 
 
 def test_what_waits_for_nothing_runs_beside_a_collective(golden):
-    golden(print_local_lists(overlap(lists_of(), Overlap())), "layer")
+    golden(print_local_lists(overlap(lists_of(), Overlap(2**30))), "layer")
 
 
 def test_a_slice_travels_beside_the_product_that_reads_the_one_before(golden, monkeypatch):
     monkeypatch.setattr(slices, "SLICE_BYTES", 512)
     before = lists_of(SLICED, Mesh((Axis("slice", 4),)))
-    after = overlap(before, Overlap(sliced=("slice",)))
+    after = overlap(before, Overlap(2**30, sliced=("slice",)))
     flying = 0
     for op in (*after.halves.forward, *after.halves.backward):
         flying += (op.target == "comm.start") - (op.target == "comm.wait")
@@ -83,7 +83,7 @@ def test_a_slice_travels_beside_the_product_that_reads_the_one_before(golden, mo
 
 def test_options_leave_collectives_where_they_are():
     before = lists_of()
-    for options in (Overlap(in_flight_bytes=200), Overlap(synchronous=("tp",))):
+    for options in (Overlap(in_flight_bytes=200), Overlap(2**30, ("tp",))):
         assert overlap(before, options).halves == before.halves
 
 

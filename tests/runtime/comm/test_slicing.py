@@ -76,7 +76,7 @@ def store_of(rank: int, sizes: dict[str, int], module: torch.nn.Module) -> Param
         ranks = next(g for g in mesh.groups(axes) if rank in g)
         roles[role] = Group(role, ranks, Watchdog(rank), None, Counter())
     groups = SimpleNamespace(roles=(roles,), partial={}, stage=0, rank=rank)
-    transports = Transports(table, groups, Path(), native=False)
+    transports = Transports(table, groups, Path(), torch.device("meta"))
     comms = [Comm(mesh, 1, rank, {})]
     return ParameterStore(
         table, groups, comms, InitialValues(module), torch.device("cpu"), transports
