@@ -47,7 +47,8 @@ def best_so_far(
         nonlocal best, bound
         best, bound = min(best, value), max(bound, least)
         if best < inf:
-            gap = f", gap {100 * max(0.0, 1 - bound / best):.2g} %" if bound and best else ""
+            part = max(0.0, 1 - bound / best) if best else 0.0
+            gap = f", gap at most {100 * part:.2g} %" if bound and best else ""
             update(so_far=f"best so far {show(best)}{gap}{after}")
 
     return watch

@@ -19,7 +19,13 @@ from .torch_private import DATA_DEPENDENT_ERRORS
 
 _PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _TORCH_ROOT = os.path.dirname(os.path.abspath(torch.__file__))
-_INSTALLED = tuple(sysconfig.get_path(kind) for kind in ("purelib", "platlib", "stdlib"))
+# folders of installed packages: this Python's, and those that it takes from elsewhere (the user's, the
+# system's under a virtual environment, PYTHONPATH)
+PACKAGES = (
+    *(sysconfig.get_path(kind) for kind in ("purelib", "platlib")),
+    *(p for p in sys.path if os.path.basename(p) in ("site-packages", "dist-packages")),
+)
+INSTALLED = (*PACKAGES, sysconfig.get_path("stdlib"))
 
 
 def _inside(file: str, folders: tuple[str, ...]) -> bool:
@@ -76,13 +82,13 @@ def _kind(file: str) -> str:
         return PACKAGE
     if _inside(path, (_TORCH_ROOT,)):
         return TORCH
-    return LIBRARY if _inside(path, _INSTALLED) else USER
+    return LIBRARY if _inside(path, INSTALLED) else USER
 
 
 def _innermost(frames: list[tuple[str, int]]) -> str:
     located = [(file if file[:1] == "<" else os.path.abspath(file), line) for file, line in frames]
     outside = [(f, n) for f, n in located if not _inside(f, (_TORCH_ROOT,)) and not _in_package(f)]
-    of_user = [(f, n) for f, n in outside if not _inside(f, _INSTALLED)]
+    of_user = [(f, n) for f, n in outside if not _inside(f, INSTALLED)]
     return line_text(*(of_user or outside)[-1]) if of_user or outside else "the model"
 
 

@@ -11,7 +11,6 @@ import dis
 import enum
 import functools
 import sys
-import sysconfig
 import types
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..locate import INSTALLED, PACKAGES
 from .random_state import GENERATORS, generator_state, set_generator_state
 
 MOST_HOLDERS = 100_000
@@ -29,7 +29,6 @@ SCALARS = (bool, int, float, complex, str, bytes, type(None), enum.Enum)
 CONTAINERS = (dict, list, set, deque)
 # swapped while a model is recorded; `export` looks after them
 TABLES = ("_parameters", "_buffers")
-_INSTALLED = tuple(sysconfig.get_path(kind) for kind in ("purelib", "platlib", "stdlib"))
 NUMBER = ("number", "items")
 Child = tuple[Any, str, Any]  # key inside the holder, text for people, value
 
@@ -82,7 +81,7 @@ class State:
                 yield from self.of_class(value)
             return
         if isinstance(value, CONTAINERS):
-            self.undo.append(functools.partial(_refill, value, value.copy()))
+            self.undo.append(functools.partial(_refill, value, _content(value)))
             yield from _contained(value)
         elif isinstance(value, types.MethodType):
             yield from (("self", "", value.__self__), ("function", "", value.__func__))
@@ -214,9 +213,9 @@ def is_installed(thing: Any) -> bool:
     """Whether a function or class comes with an installed library, not from the user's own code."""
     code = getattr(thing, "__code__", None)
     if code is not None:
-        return str(code.co_filename).startswith(_INSTALLED)
+        return str(code.co_filename).startswith(INSTALLED)
     file = getattr(sys.modules.get(thing.__module__), "__file__", None) or ""
-    return file.startswith(_INSTALLED) or thing.__module__ == "builtins"
+    return file.startswith(INSTALLED) or thing.__module__ == "builtins"
 
 
 @functools.cache
@@ -232,12 +231,20 @@ def global_names(code: types.CodeType) -> tuple[str, ...]:
 def is_library(kind: type) -> bool:
     """Whether a class comes from an installed package; Python's own classes hold the user's data."""
     file = getattr(sys.modules.get(kind.__module__), "__file__", None) or ""
-    return file.startswith(_INSTALLED[:2])
+    return file.startswith(PACKAGES)
+
+
+def _content(holder: Any) -> Any:
+    """A plain copy; of a dict whatever its class makes of `holder[key]`."""
+    if isinstance(holder, dict):
+        return {key: dict.__getitem__(holder, key) for key in holder}
+    return holder.copy()
 
 
 def _refill(holder: Any, content: Any) -> None:
     if isinstance(holder, dict):
-        if list(holder) != list(content) or any(holder[k] is not content[k] for k in content):
+        now = _content(holder)
+        if list(now) != list(content) or any(now[key] is not content[key] for key in now):
             holder.clear()
             holder.update(content)
     elif isinstance(holder, set):

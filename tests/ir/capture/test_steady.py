@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import OrderedDict
 
 import numpy
 import pytest
@@ -232,6 +233,13 @@ def test_objects_in_the_batch() -> None:
     refused(make(Divided), batch(items=object()), "batch['items'] is a object")
 
 
+class Making(OrderedDict[str, type]):
+    """Makes what is looked up in it, as the table of activations of transformers does."""
+
+    def __getitem__(self, key: str):
+        return super().__getitem__(key)()
+
+
 def test_a_trace_leaves_everything_as_it_was() -> None:
     class Hooking(Net):
         """Installs hooks at its first forward, as transformers does."""
@@ -239,6 +247,7 @@ def test_a_trace_leaves_everything_as_it_was() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.installed = False
+            self.table = Making(one=nn.ReLU, other=nn.Bilinear)  # of which one needs arguments
 
         def forward(self, x, y):
             if not self.installed:
@@ -255,6 +264,7 @@ def test_a_trace_leaves_everything_as_it_was() -> None:
     assert first == second
     assert not model.encoder.layers[0]._forward_hooks
     assert not model.installed
+    assert list(model.table.values()) == [nn.ReLU, nn.Bilinear]
     assert flags == [m.training for m in model.modules()]
     assert all(torch.equal(t, state[n]) for n, t in model.state_dict().items())
     assert torch.equal(random_state, torch.get_rng_state())
