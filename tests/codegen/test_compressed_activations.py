@@ -140,7 +140,7 @@ def test_terms_add_up_to_the_plan(plans, name):
     for number, stage in enumerate(plan.stages):
         assert memory_term(plan, number).value == stage.peak_bytes
     names = {leaf.name for leaf in step_term(plan).leaves()}
-    assert ("codec" in names) == (name in PLAIN)
+    assert ("codec, C++" in names) == (name in PLAIN)
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -152,6 +152,7 @@ def test_a_plan_says_what_is_compressed(plans, name):
     }
     for role in roles:
         assert f"  compress  activations over {role}: {compress}." in plan_summary(plan)
+    assert plan_summary(plan).count(", C++ kernels") == len(plan.compression)
     assert load(dump(plan, "plait/plan"), Plan, "plait/plan") == plan
     shown = explain(plan, "stage*")
     assert ("as int8-activations.all_reduce" in shown) == ("tp" in roles and "int8" in compress)
