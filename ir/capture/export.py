@@ -31,6 +31,7 @@ from .literals import DTYPES, tensor_type
 from .locate import CodeLine, trace_error
 from .outputs import ForwardOutputs, stand_in_loss
 from .python_state.rebound import module_tensors, write_rebound
+from .repeated.repeats import Repeats
 from .replaced import conditional, flexible
 from .replaced.adaptive import AdaptiveSoftmax, adaptive_softmax
 from .replaced.experts import recorded_experts
@@ -182,6 +183,7 @@ def _record(model: nn.Module, step: Step, branches: Branches, entering: _Tensors
     batch, loss_fn, outputs = step
     parameters, inputs = entering
     constants = batches.constants(batch)
+    branches.answering = False
     invocations = [Invocation("", type(model).__name__, -1)]
     fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
     with fake_mode:
@@ -200,11 +202,13 @@ def _record(model: nn.Module, step: Step, branches: Branches, entering: _Tensors
             branches.known.take(fake, tensors[item.name], item.name)
 
     def run(state: list[torch.Tensor], batch_tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        branches.answering = True
         hooked_parameters(
             [(p.name, tensors[p.name], f) for p, f in zip(parameters, state, strict=True)]
         )
         before = module_tensors(model)
-        output = batches.call(model, fake_batch)
+        with Repeats(model, branches, (invocations, pairs)).calls():
+            output = batches.call(model, fake_batch)
         if outputs is None:
             results = [loss_of(output, fake_batch, loss_fn)]
         else:

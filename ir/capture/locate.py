@@ -85,6 +85,11 @@ def _kind(file: str) -> str:
     return LIBRARY if _inside(path, INSTALLED) else USER
 
 
+def is_users(file: str) -> bool:
+    """Whether a file has code of the user's, not of a library, torch or this package."""
+    return _kind(file) == USER
+
+
 def _innermost(frames: list[tuple[str, int]]) -> str:
     located = [(file if file[:1] == "<" else os.path.abspath(file), line) for file, line in frames]
     outside = [(f, n) for f, n in located if not _inside(f, (_TORCH_ROOT,)) and not _in_package(f)]

@@ -1,4 +1,4 @@
-"""Private names of torch (2.13) that `ir/capture` and `codegen` use. No other file there names one.
+"""Private names of torch (2.13) that `ir/capture` and `codegen` use; `repeated` has a file of its own.
 
 Every entry says why the public API does not suffice and what breaks without it. `runtime` has a
 file of its own, so that a compiled program need not import capture.
@@ -67,6 +67,7 @@ __all__ = [
     "recorded_node",
     "recorded_value",
     "recording_graph",
+    "recording_tracer",
     "schema",
     "sets_up_context",
     "storage_id",
@@ -321,7 +322,8 @@ def below_functions() -> Iterator[None]:
         yield
 
 
-def _tracer() -> Any:
+def recording_tracer() -> Any:
+    """What records now. Without it, nothing can be added to what is recorded."""
     mode = _get_dispatch_mode_pre_dispatch(torch._C._TorchDispatchModeKey.PROXY)
     assert mode is not None
     return mode.tracer
@@ -329,18 +331,18 @@ def _tracer() -> Any:
 
 def recording_graph() -> Any:
     """The graph that is being recorded. Without it, what leads to a tensor is known at its end."""
-    return _tracer().graph
+    return recording_tracer().graph
 
 
 def recorded_node(tensor: torch.Tensor) -> Any:
     """The node of a tensor in the graph that is being recorded, or None."""
-    slot = get_proxy_slot(tensor, _tracer(), None)
+    slot = get_proxy_slot(tensor, recording_tracer(), None)
     return None if slot is None else slot.proxy.node
 
 
 def recorded_value(node: Any) -> torch.Tensor:
     """A tensor that is this node to the recording, whose own tensor may be gone."""
-    tracer = _tracer()
+    tracer = recording_tracer()
     with apart_from_recording(), fake_mode_of(node.meta["val"]):
         value = torch.empty_like(node.meta["val"])
     return track_tensor_tree(value, torch.fx.Proxy(node, tracer), constant=None, tracer=tracer)

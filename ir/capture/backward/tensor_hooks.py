@@ -26,6 +26,7 @@ from ..operators.user_backward import tangent, user_backward
 from ..torch_private import (
     autograd_node,
     backward_hooks_of_old,
+    below_functions,
     post_accumulate_hooks,
     tensor_hooks,
     write_count,
@@ -101,12 +102,14 @@ class _Node:
 
 def refuse_own_gradients(parameters: Sequence[tuple[str, Tensor, bool]]) -> None:
     """Raises TraceError for a parameter whose gradient the model's code wrote or switched itself."""
-    for name, tensor, trainable in parameters:
-        if tensor.requires_grad != trainable:
+    with below_functions():
+        states = [(name, t.requires_grad != wanted, t.grad) for name, t, wanted in parameters]
+    for name, is_switched, gradient in states:
+        if is_switched:
             raise TraceError(
                 f"the forward changes requires_grad of {name}; change it before tracing"
             )
-        if tensor.grad is not None:
+        if gradient is not None:
             raise TraceError(
                 f"the model writes the gradient of {name} itself while it runs; a backward must return "
                 "gradients: give the parameter to the function as an argument"
@@ -141,11 +144,14 @@ def rebound(tensors: Sequence[Tensor], change: Callable[[list[Tensor]], list[Any
 
 def hooked_parameters(parameters: Sequence[tuple[str, Tensor, Tensor]]) -> None:
     """Record the hooks of parameters: (name, the user's parameter, the tensor in its place)."""
-    for name, parameter, fake in parameters:
-        hooks = tensor_hooks(parameter)
-        after = post_accumulate_hooks(parameter)
-        if not parameter.requires_grad or not (hooks or after):
-            continue
+    with below_functions():
+        hooked = [
+            (name, fake, hooks, after)
+            for name, parameter, fake in parameters
+            for hooks, after in [(tensor_hooks(parameter), post_accumulate_hooks(parameter))]
+            if (hooks or after) and parameter.requires_grad
+        ]
+    for name, fake, hooks, after in hooked:
 
         def change(
             tangents: list[Tensor], hooks: Any = hooks, after: Any = after, fake: Tensor = fake

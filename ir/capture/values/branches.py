@@ -52,13 +52,14 @@ class Branches(TorchFunctionMode):
     """Answers the code that asks a recorded tensor for values.
 
     `sides`: of branches by line; those that no rule decides are added. `flipped`: the number of a
-    branch that takes the other side.
+    branch that takes the other side. `answering`: code of the model runs.
     """
 
     def __init__(self, sides: dict[str, bool] | None = None, flipped: int | None = None) -> None:
         super().__init__()
         self.sides, self.flipped = dict(sides or {}), flipped
         self.asked: list[Branch] = []
+        self.answering = False
         self.known = KnownValues()
         self.selections = Selections(self.known)
         self.parts = Parts(self.selections)
@@ -67,6 +68,8 @@ class Branches(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """The call, whose operators are noted with the line of the model's code."""
+        if not self.answering:
+            return func(*args, **(kwargs or {}))
         with torch.fx.traceback.annotate({"line": current_line()}):
             return self.call(func, as_tensors(args), dict(as_tensors(kwargs or {})))
 
