@@ -216,6 +216,7 @@ def _record(model: nn.Module, step: Step, branches: Branches, entering: _Tensors
             results = [stand_in_loss(returned), *returned]
         write_rebound(before)
         results[0] = guarded(results[0], branches.known)
+        branches.frozen.refuse_left()
         refuse_own_gradients(
             [(p.name, t, p.trainable) for p, t in zip(parameters, state, strict=True)]
         )

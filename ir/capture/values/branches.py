@@ -23,7 +23,7 @@ from .known import SIZED, KnownValues
 from .losses import ctc_loss, multi_margin_loss
 from .numbers import Number, as_tensors
 from .parts import Parts
-from .rewritten import rewritten
+from .rewritten import Frozen, rewritten
 from .scattered import masked_scatter
 from .selected import Selections
 
@@ -63,6 +63,7 @@ class Branches(TorchFunctionMode):
         self.known = KnownValues()
         self.selections = Selections(self.known)
         self.parts = Parts(self.selections)
+        self.frozen = Frozen()
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -77,6 +78,10 @@ class Branches(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in READS and args and isinstance(args[0], Tensor):
             return self.read(name, func, args, kwargs)
+        if name == "requires_grad_" and isinstance(args[0], torch.nn.Parameter):
+            return self.frozen.change(args[0], *args[1:] or (kwargs.get("requires_grad", True),))
+        if name not in ("__get__", "__set__"):
+            args, kwargs = self.frozen.detached((args, kwargs))
         if name == "equal":
             return self.equal(*args)
         result = rewritten(func, args, kwargs)

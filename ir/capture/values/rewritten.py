@@ -11,6 +11,7 @@ from torch import Tensor
 from ...errors import TraceError
 from ..locate import current_user_line
 from ..operators.checked import OPS
+from ..torch_private import tree_map
 from .gradients import gradients
 from .losses import gaussian_nll_loss
 from .spectra import istft, stft
@@ -23,13 +24,40 @@ def _data(x: Tensor) -> Tensor:
     return x.detach()
 
 
-def _refuse_change(parameter: Tensor, trained: bool) -> None:
-    """Refuse a forward in which a parameter is trained by one half of the step and not by the other."""
-    if parameter.requires_grad != trained:
-        raise TraceError(
-            f"{current_user_line()}: the forward changes whether a parameter is trained. Freeze it "
-            "before tracing, or detach its values where no gradient shall pass"
-        )
+class Frozen:
+    """Parameters that a forward freezes on its way and trains again: critics, say, while the loss of a
+    policy goes through them. In between their values carry no gradient."""
+
+    def __init__(self) -> None:
+        self.lines: dict[int, str] = {}
+
+    def change(self, parameter: Tensor, trained: bool) -> Tensor:
+        """`parameter.requires_grad_(trained)`. Raises TraceError where it was frozen from the start."""
+        if not parameter.requires_grad and trained:
+            raise _refused_change(current_user_line())
+        if parameter.requires_grad and not trained:
+            self.lines.setdefault(id(parameter), current_user_line())
+        else:
+            self.lines.pop(id(parameter), None)
+        return parameter
+
+    def detached(self, arguments: Any) -> Any:
+        """Arguments of a call, without gradients of what is frozen."""
+        if not self.lines:
+            return arguments
+        return tree_map(lambda v: v.detach() if id(v) in self.lines else v, arguments)
+
+    def refuse_left(self) -> None:
+        """Refuse a forward after which a parameter stays frozen: the next step would be another one."""
+        for line in self.lines.values():
+            raise _refused_change(line)
+
+
+def _refused_change(line: str) -> TraceError:
+    return TraceError(
+        f"{line}: the forward changes whether a parameter is trained. Freeze it "
+        "before tracing, or detach its values where no gradient shall pass"
+    )
 
 
 def _set_data(x: Tensor, value: Tensor) -> Tensor:
@@ -89,8 +117,6 @@ def rewritten(func: Any, args: Any, kwargs: Any) -> Any:
     name = getattr(func, "__name__", "")
     if name in ("__get__", "__set__") and getattr(func, "__self__", None) is torch.Tensor.data:
         return _data(*args[:1]) if name == "__get__" else _set_data(*args)
-    if name == "requires_grad_" and isinstance(args[0], torch.nn.Parameter):
-        _refuse_change(args[0], args[1] if len(args) > 1 else kwargs.get("requires_grad", True))
     if func is torch.autograd.grad:
         return gradients(*args, **kwargs)
     rule = REWRITTEN.get(name)

@@ -7,6 +7,7 @@ from torch import nn
 from plait.ir.capture import trace
 from plait.ir.capture.execute import execute
 from plait.ir.errors import TraceError
+from plait.tests.ir.capture.judged import agrees
 
 
 class Averaged(nn.Module):
@@ -137,16 +138,20 @@ def test_functions_in_terms_of_others(computed) -> None:
     torch.testing.assert_close(gradients["linear.weight"], module.linear.weight.grad)
 
 
-def test_a_parameter_that_is_frozen_on_the_way_is_refused() -> None:
+def test_a_parameter_is_frozen_on_the_way_and_refused_where_it_stays_so() -> None:
     class Frozen(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, again: bool) -> None:
             super().__init__()
-            self.linear = nn.Linear(6, 6)
+            self.linear, self.again = nn.Linear(6, 6), again
 
         def forward(self, x):
             first = self.linear(x).square().mean()
             self.linear.weight.requires_grad_(False)
-            return first + self.linear(x).mean()
+            second = self.linear(self.linear(x)).mean()
+            if self.again:
+                self.linear.weight.requires_grad_(True)
+            return first + second + self.linear(x).sin().mean()
 
+    agrees(Frozen(True).double(), {"x": torch.randn(4, 6, dtype=torch.float64)})
     with pytest.raises(TraceError, match=r"requires_grad_\(False\)`: the forward changes whether"):
-        trace(Frozen(), torch.randn(4, 6))
+        trace(Frozen(False), torch.randn(4, 6))
