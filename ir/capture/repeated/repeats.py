@@ -103,7 +103,13 @@ class Repeats:
 
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             kind = self.kinds.get(id(module))
-            if kind is None or self.recording or self.failures.get(kind, 0) >= MOST_FAILURES:
+            frozen = bool(self.branches.frozen.lines)  # some of its parameters may be
+            if (
+                kind is None
+                or frozen
+                or self.recording
+                or self.failures.get(kind, 0) >= MOST_FAILURES
+            ):
                 return original(module, *args, **kwargs)
             return self.call(original, kind, module, args, kwargs)
 
