@@ -55,9 +55,9 @@ def compile(plan: str | Path | ir.Plan | Placement, model: Model, folder: str | 
     `model` is the traced model that was planned. Raises MismatchError where it is another one.
     """
     from ..codegen import write_program
-    from ..ir.files.json_files import dump
     from ..runtime.launch.program_folder import MODEL
     from .compilation import read_target, target_of_placement, target_of_plan
+    from .formats import files
 
     if isinstance(plan, Placement):
         target = target_of_placement(plan)
@@ -66,7 +66,7 @@ def compile(plan: str | Path | ir.Plan | Placement, model: Model, folder: str | 
     else:
         target = read_target(Path(plan))
     write_program(target.program(model, ""), Path(folder))
-    (Path(folder) / MODEL).write_bytes(dump(model, "plait/model"))
+    files.write(Path(folder) / MODEL, model, "plait/model")
     return Path(folder)
 
 

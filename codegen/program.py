@@ -14,6 +14,7 @@ from ..ir.compression.kernel import KernelPipeline
 from ..ir.compression.lower import lower as lower_program
 from ..ir.compression.registry import COMPRESSED_OPTIMIZERS, PROGRAMS
 from ..ir.files.json_files import dump
+from ..ir.files.reading import naming
 from ..ir.lowering.cast import PRECISIONS
 from ..ir.lowering.overlap import Overlap, in_flight_bytes
 from ..ir.lowering.plan_layouts import PlanLayouts
@@ -195,9 +196,11 @@ def _package_source(lowered: tuple[LoweredFunction, ...]) -> str:
 
 
 def write_program(program: GeneratedProgram, directory: Path) -> None:
-    """Write the program's files; creates the folder and replaces files of the same names."""
-    for name, text in program.files:
-        path = directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    (directory / "table.json").write_bytes(dump(sealed(program.table), "plait/program"))
+    """Write the program's files; creates the folder and replaces files of the same names. Raises
+    FileError."""
+    with naming(directory):
+        for name, text in program.files:
+            path = directory / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        (directory / "table.json").write_bytes(dump(sealed(program.table), "plait/program"))

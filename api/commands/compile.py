@@ -28,10 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from ...codegen import write_program
     from ...ir.capture.sources.derived_types import verify_types
-    from ...ir.files.json_files import dump
     from ...ir.plan.program import for_module, with_kernels
     from ...runtime.launch.program_folder import MODEL
     from ..compilation import read_target
+    from ..formats import files
 
     printer = pass_printer(arguments, compile_printers)
     if printer is None and arguments.output is None:
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     program = with_kernels(program, arguments.kernels)
     if arguments.output:
         write_program(program, Path(arguments.output))
-        (Path(arguments.output) / MODEL).write_bytes(dump(model, "plait/model"))
+        files.write(Path(arguments.output) / MODEL, model, "plait/model")
     if printer is not None:
         printer.finish()
         return 0

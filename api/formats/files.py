@@ -93,7 +93,5 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    try:
+    with naming(path):
         write_whole(path, data)
-    except OSError as error:
-        raise FileError(f"{path}: {error.strerror}") from error

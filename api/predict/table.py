@@ -10,6 +10,7 @@ import msgspec
 
 from ...cost_model.explain.confidence import RANGE
 from ...ir.errors import FileError, PlaitError
+from ...ir.files.reading import naming
 from .architecture import is_latent, read_architecture
 from .assume import assume
 from .predictor import Predictor
@@ -94,13 +95,10 @@ def predict_rows(
 
 
 def write_predictions(path: Path, predictions: list[RowPrediction]) -> None:
-    try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(RowPrediction.__struct_fields__)
-            writer.writerows([_text(v) for v in msgspec.structs.astuple(p)] for p in predictions)
-    except OSError as error:
-        raise FileError(f"{path}: {error.strerror}") from error
+    with naming(path), path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(RowPrediction.__struct_fields__)
+        writer.writerows([_text(v) for v in msgspec.structs.astuple(p)] for p in predictions)
 
 
 def _text(value: object) -> str:

@@ -153,3 +153,9 @@ def test_examples_of_help_are_command_lines(command):
     parser = command_parser(command.name)
     for line in command.examples():
         assert parser.parse_args(shlex.split(line.split(" > ")[0])[1:]).command == command.name
+
+
+def test_a_program_that_cannot_be_written_is_refused(files, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["compile", *reversed(files), "-o", str(tmp_path / "file" / "program")]) == 6
+    assert "file/program: Not a directory" in capsys.readouterr().err

@@ -54,7 +54,7 @@ MOVES = {  # the plan, and whose checkpoint is loaded under it
     "on four": ("1-bit-adam", "with tensors"),
     "local cut": ("local with tensors", "local-adaalter"),
 }
-SOME = ("adam", "warm", "1-bit-adam", "with tensors")
+SOME = ("adam", "warm", "1-bit-adam")
 OF_ITS_SAMPLES = ("in groups",)  # losses are
 APART = (
     "detached",

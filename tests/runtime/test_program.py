@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("share", some([2, 1], 2))
+@pytest.mark.parametrize("share", some([3, 1], 2))
 def test_every_role_computes_the_same_as_one_process(share: int, tmp_path: Path) -> None:
     target = [str(HERE / "toy_worker.py"), str(tmp_path), str(share)]
     outputs = launch(4, target, timeout_seconds=180)

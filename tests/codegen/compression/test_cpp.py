@@ -85,7 +85,7 @@ def pipelines(share):
         yield lower(uncompressed(program), *sizes)
 
 
-@pytest.fixture(scope="module", params=some([12, 1], 2), ids="share={}".format)
+@pytest.fixture(scope="module", params=some([24, 1], 2), ids="share={}".format)
 def share(request):
     return request.param
 

@@ -124,7 +124,7 @@ def test_every_kernel_is_python_under_its_name():
 
 
 @needs_triton
-@pytest.mark.parametrize("share", some([16, 1], 2))
+@pytest.mark.parametrize("share", some([32, 1], 2))
 def test_every_kernel_equals_the_reference(share, tmp_path):
     """In an own process: the interpreter is chosen when Triton is imported."""
     done = subprocess.run(
