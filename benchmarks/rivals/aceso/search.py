@@ -194,16 +194,13 @@ class SplitProgram:
 
     def _extended(self, times: Reals, rest: Reals) -> tuple[Reals, Reals]:
         """By first position: the slowest stage, and the position where the first stage ends."""
-        count = len(rest)
         whole = np.maximum(times, rest[1:, None])
-        slowest, ends = np.full(count, inf), np.zeros(count, int)
-        for column in range(times.shape[1]):  # ends, column + 1 positions behind their starts
-            starts = np.arange(0, count - 1 - column)
-            value = whole[starts + column, column]
-            better = value < slowest[starts]
-            slowest[starts] = np.where(better, value, slowest[starts])
-            ends[starts] = np.where(better, starts + column + 1, ends[starts])
-        return slowest, ends
+        columns = np.arange(times.shape[1])  # ends, column + 1 positions behind their starts
+        rows = np.arange(len(rest))[:, None] + columns
+        inside = rows < len(whole)
+        by_start = np.where(inside, whole[np.minimum(rows, len(whole) - 1), columns], inf)
+        best = by_start.argmin(axis=1)
+        return by_start[np.arange(len(rest)), best], np.arange(len(rest)) + best + 1
 
     def slowest(self, stages: int) -> float:
         row = self.best[stages].get(self.setting.gpus)
