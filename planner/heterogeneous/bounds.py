@@ -115,8 +115,8 @@ class ShapeBounds:
 
     def compute_rate(self, groups: Sequence[GroupType], samples: int) -> float:
         """Micro-batches per second that groups compute, were all always busy."""
-        rates = [self.alone_rate(group, samples) for group in groups]
-        return sum(rates) / self.least_shares(frozenset(groups), samples)
+        rate = sum(self.alone_rate(group, samples) for group in groups)
+        return rate / self.least_shares(frozenset(groups), samples) if rate else 0.0
 
     def pipeline_seconds(self, row: ReplicaShape, samples: int, micro_batches: int) -> float:
         """Lower bound of the seconds of a pipeline for so many micro-batches: with s seconds a

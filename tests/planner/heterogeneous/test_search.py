@@ -2,6 +2,7 @@
 
 import random
 from itertools import combinations
+from math import inf
 
 import pytest
 from msgspec.structs import replace
@@ -144,6 +145,12 @@ def test_bounds_are_below_every_plan(model, spec):
         at_random = SharedPipelines(0.0, tuple(replicas), tuple(counts), samples)
         for made in (search.shared_pipelines(shape, samples), at_random):
             assert floor <= search.plan_of(made).prediction.step_seconds
+
+
+def test_groups_that_no_strategy_suits_bound_nothing(model, monkeypatch):
+    search = MixedSearch(model, load_any_cluster("1xh100+1xa100-40"), PlanOptions())
+    monkeypatch.setattr(search.group_prices, "least_seconds", lambda *_: inf)
+    assert search.bounds.seconds(((GroupType(0, 1), GroupType(1, 1)),), 8) == inf
 
 
 def test_memory_of_every_part_is_kept(model):
