@@ -121,9 +121,7 @@ class ShapeBounds:
     def pipeline_seconds(self, row: ReplicaShape, samples: int, micro_batches: int) -> float:
         """Lower bound of the seconds of a pipeline for so many micro-batches: with s seconds a
         micro-batch, a stage is done after `micro_batches` s and the s of all stages before it."""
-        rate = (
-            0.0  # shares of the model that a stage and those after it take, by second that is left
-        )
+        rate = 0.0  # shares of the model, by second that is left, of a stage and those after it
         for group in reversed(row):
             more = self.alone_rate(group, samples) - rate
             rate += max(0.0, more) / micro_batches
@@ -132,19 +130,14 @@ class ShapeBounds:
     @cached_method
     def least_shares(self, groups: frozenset[GroupType], samples: int) -> float:
         """What the shares of the stages add up to at least: 1 where each call has the same share of the
-        seconds on all groups."""
-        shares = [
-            [
-                seconds * self.alone_rate(group, samples) if seconds < inf else inf
-                for seconds in each
-            ]
-            for group in groups
-            for each in [self.call_seconds(group, samples)]
-        ]
-        least = (min(of_call) for of_call in zip(*shares, strict=True))
-        return sum(
-            share for share in least if share < inf
-        )  # inf: none of its own, as of data alone
+        seconds on all groups. Calls that are no stage on any group, as of data alone, count nothing."""
+        rates = [self.alone_rate(group, samples) for group in groups]
+        each = [self.call_seconds(group, samples) for group in groups]
+        shares = (
+            min(s * rate if s < inf else inf for s, rate in zip(of_call, rates, strict=True))
+            for of_call in zip(*each, strict=True)
+        )
+        return sum(share for share in shares if share < inf)
 
     def alone_rate(self, group: GroupType, samples: int) -> float:
         """Micro-batches per second of all calls that a group can compute, by itself."""

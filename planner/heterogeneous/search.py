@@ -240,7 +240,7 @@ class MixedSearch:
     def bound_of_splits(self, shape: PlanShape, samples: int) -> float:
         """Lower bound of a shape's step: no split of its calls has a faster slowest stage."""
         slowest = dict[ReplicaShape, float]()
-        for row in shape:
+        for row in set(shape):
             bounds = self.fastest_bounds(row, samples)
             split = LayerSplit(self.group_prices, row, samples)
             slowest[row] = (1 - CLOSE) * split.slowest(bounds) if bounds else 0.0
