@@ -15,7 +15,7 @@ from ..ir.lowering.chunk import bind_layers
 from ..ir.lowering.fit import verify_fit
 from ..ir.lowering.forward_backward import ForwardBackward
 from ..ir.lowering.localize import Localize
-from ..ir.lowering.overlap import STARTED, Overlap, in_flight_bytes
+from ..ir.lowering.overlap import STARTED, Overlap
 from ..ir.lowering.products.fuse_bias import fuse_bias
 from ..ir.lowering.split_backward import SplitBackward
 from ..ir.model.model import BackwardParts, Function, GraphHalves, LocalLists, Model
@@ -50,14 +50,9 @@ class LoweredFunction(msgspec.Struct, frozen=True):
 
 
 def lower(
-    plan: Plan,
-    model: Model,
-    dataflow: Dataflow,
-    overlap: Overlap | None = None,
-    observer: Observer | None = None,
+    plan: Plan, model: Model, dataflow: Dataflow, overlap: Overlap, observer: Observer | None = None
 ) -> tuple[LoweredFunction, ...]:
     """Lower all functions of a plan; raises MismatchError when the plan is for another model."""
-    overlap = overlap or Overlap(in_flight_bytes(plan.cluster.device))
     if plan.model_digest != model.fingerprint():
         raise MismatchError(
             f"the plan is for {plan.model} ({plan.model_digest}), this model is {model.name} "

@@ -16,7 +16,7 @@ from ..ir.compression.registry import COMPRESSED_OPTIMIZERS, PROGRAMS
 from ..ir.files.json_files import dump
 from ..ir.files.reading import naming
 from ..ir.lowering.cast import PRECISIONS
-from ..ir.lowering.overlap import Overlap, in_flight_bytes
+from ..ir.lowering.overlap import Overlap
 from ..ir.lowering.plan_layouts import PlanLayouts
 from ..ir.model.model import Model
 from ..ir.passes import Observer, Pass, run
@@ -72,7 +72,7 @@ def compile_program(
 
     Raises MismatchError when plan and model do not belong together.
     """
-    overlap = overlap or Overlap(in_flight_bytes(plan.cluster.device))
+    overlap = overlap or Overlap.on(plan.cluster.device)
     dataflow = run(AnalyseAxes(), model, observer)
     data_table = _group_tables(plan, model, dataflow, source) if plan.groups else None
     if data_table is None:

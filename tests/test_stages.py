@@ -11,6 +11,7 @@ from plait.api.plans.plan_object import with_methods
 from plait.codegen.lower import LoweredFunction, lower
 from plait.codegen.program import compile_program
 from plait.ir.analysis.dataflow import analyse_dataflow
+from plait.ir.lowering.overlap import Overlap
 from plait.ir.model.model import Model
 from plait.ir.plan.program import GeneratedProgram
 from plait.ir.text.function import parse_function, parse_halves, print_function, print_halves
@@ -48,7 +49,7 @@ def stages(traced):
     def of(name: str) -> Stages:
         model = traced(name)
         plan = plait.plan(model, cluster=CLUSTER, pin=PINS[name])
-        lowered = lower(plan, model, analyse_dataflow(model))
+        lowered = lower(plan, model, analyse_dataflow(model), Overlap.on(plan.cluster.device))
         layer = max(
             lowered, key=lambda low: calls_of(model, low.function.name) * len(low.local.ops)
         )

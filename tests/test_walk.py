@@ -7,6 +7,7 @@ from plait.codegen.lower import lower
 from plait.codegen.program import compile_program
 from plait.ir.analysis.dataflow import analyse_dataflow
 from plait.ir.capture import load_source, trace
+from plait.ir.lowering.overlap import Overlap
 from plait.ir.text.function import print_halves, print_op
 from plait.ir.text.sharding import print_sharding
 from plait.ir.text.summary import model_summary, plan_summary
@@ -37,7 +38,8 @@ def test_walk(golden):
     model = trace(source.model, source.batch)
     plan = plait.plan(model, cluster="4xh100", pin="*:dp=2,tp=2")
     function, dataflow = model.function(LAYER), analyse_dataflow(model)
-    lowered = next(low for low in lower(plan, model, dataflow) if low.function.name == LAYER)
+    functions = lower(plan, model, dataflow, Overlap.on(plan.cluster.device))
+    lowered = next(low for low in functions if low.function.name == LAYER)
     program = dict(compile_program(plan, model).files)
     sharding = print_sharding(lowered.sharding, function, dataflow.axes[LAYER]).splitlines()
     forward = len(in_mlp(function.forward_ops))

@@ -41,6 +41,11 @@ class Overlap(Pass[LocalLists, LocalLists], frozen=True):
     sliced: tuple[str, ...] = ()
     name = "overlap"
 
+    @staticmethod
+    def on(device: Device) -> Overlap:
+        """What programs for a device do unless they are compiled otherwise."""
+        return Overlap(in_flight_bytes(device))
+
     def apply(self, value: LocalLists) -> LocalLists:
         return overlap(value, self)
 
