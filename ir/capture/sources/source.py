@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ...errors import FileError, PlaitError, TraceError, UsageError, at_least_one
 from .. import batch as batches
@@ -168,10 +169,26 @@ def _call(factory: Callable[[], Any], source: str, places: tuple[str, ...], seed
     raise AssertionError("no place to build in")
 
 
+class FakeCopies(TorchFunctionMode):
+    """Copies tensors without values as `clone` does: torch copies their storage, which has no memory,
+    and what it reads and writes there ends the process (an average of weights, a target network)."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is not torch.Tensor.__deepcopy__ or not is_fake(args[0]):
+            return func(*args, **(kwargs or {}))
+        tensor, memo = args
+        if id(tensor) not in memo:
+            copied = tensor.detach().clone().requires_grad_(tensor.requires_grad)
+            memo[id(tensor)] = copied
+        return memo[id(tensor)]
+
+
 @contextlib.contextmanager
 def _place(where: str) -> Iterator[None]:
     if where == "fake":
-        with FakeTensorMode(allow_non_fake_inputs=True):
+        with FakeTensorMode(allow_non_fake_inputs=True), FakeCopies():
             yield
     elif where == "meta":
         with torch.device("meta"):

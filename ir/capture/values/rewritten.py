@@ -101,9 +101,25 @@ def _correlation(x: Tensor) -> Tensor | None:
     return (covariance / deviations[:, None] / deviations[None]).clip(-1, 1)
 
 
+def _index_reduce(
+    x: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = True
+) -> Tensor:
+    """Rows by index, joined by a product, mean or extreme: as of indices by element."""
+    shape = [1] * source.dim()
+    shape[dim] = -1
+    places = index.long().reshape(shape).expand_as(source)
+    return x.scatter_reduce(dim, places, source, reduce, include_self=include_self)
+
+
+def _index_reduce_(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return x.copy_(_index_reduce(x, *args, **kwargs))
+
+
 REWRITTEN: dict[str, Callable[..., Any]] = {
     "fill_diagonal_": _fill_diagonal,
     "bincount": _bincount,
+    "index_reduce": _index_reduce,
+    "index_reduce_": _index_reduce_,
     "cov": _covariance,
     "corrcoef": _correlation,
     "stft": stft,

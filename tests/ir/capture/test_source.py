@@ -9,6 +9,8 @@ from plait.ir.capture import load_source, materialize, trace
 from plait.ir.errors import FileError, TraceError, UsageError
 
 FACTORY = """
+import copy
+
 import torch
 from torch import nn
 
@@ -18,6 +20,10 @@ def tiny():
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
     calls.append(str(model[0].weight.device) + type(model[0].weight.data).__name__)
     return model, torch.randn(4, 8), lambda output, batch: output.pow(2).mean()
+
+def averaged():
+    norm = nn.BatchNorm1d(8)
+    return nn.Sequential(norm, copy.deepcopy(norm)), torch.randn(4, 8), lambda output, _: output.mean()
 
 def needs_values():
     model = nn.Linear(8, 8)
@@ -59,6 +65,12 @@ def test_a_factory_is_called_without_allocating(file) -> None:
     model = trace(source.model, source.batch, source.loss_fn)
     real = materialize(f"{file}:tiny")
     assert model == trace(real.model, real.batch, real.loss_fn)
+
+
+def test_copies_in_a_factory_have_no_memory_either(file) -> None:
+    norm, copied = load_source(f"{file}:averaged").model
+    assert isinstance(copied.running_mean, torch._subclasses.FakeTensor)
+    assert copied.running_mean is not norm.running_mean
 
 
 def test_a_factory_that_needs_values_gets_them(file) -> None:
