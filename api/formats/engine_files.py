@@ -20,12 +20,11 @@ from ...ir.errors import FileError, UsageError
 from ...ir.files.json_files import located, parse
 from ...planner.interop import accelerate, deepspeed, megatron, torchtitan
 from ...planner.interop.engine_layout import EngineLayout, check_layout
+from .command_lines import parse_flags
 from .yaml_text import parse_yaml
 
 MOST_BYTES = 4 << 20
 COMMENTS = "comments"  # JSON has none: a key that the engines do not read
-ASSIGNMENT = re.compile(r"(?m)^\s*(?:export\s+)?([A-Za-z_]\w*)=[\"']?([\w.|*,()+-]*)[\"']?\s*$")
-VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*)(?::?-([\w.]*))?\}?")
 Settings = dict[str, Any]
 
 
@@ -69,6 +68,10 @@ def read_engine_file(path: Path, devices: int) -> EngineLayout:
     format_ = FORMATS[engine]
     if engine == "megatron":
         settings = _flat(settings)
+    for name in format_.file.__struct_fields__:
+        value = settings.get(name)
+        if isinstance(value, str) and value.startswith("$"):
+            raise FileError(f"{path}: $.{name}: the script says no one value of {value}")
     try:
         file = msgspec.convert(settings, format_.file, strict=False)
         layout = format_.read(file, devices)
@@ -125,43 +128,8 @@ def _parsed(suffix: str, data: bytes) -> object:
         return tomllib.loads(text)
     if suffix in (".yaml", ".yml"):
         return parse_yaml(text)
-    return parse_flags(text)
-
-
-def parse_flags(text: str) -> Settings:
-    """Settings of a command line or script: `--a-b 8`, `--a.b=8`, `--flag`, `a-b:full` for a policy.
-
-    Comments end at the line; `$NAME` stands for what the script assigns it. Raises ValueError.
-    """
-    values = {name: value for name, value in ASSIGNMENT.findall(text)}
-    lines = (line for line in text.splitlines() if not line.lstrip().startswith("#"))
-    command = "\n".join(lines).replace("\\\n", " ")
-    command = VARIABLE.sub(lambda m: values.get(m[1], m[2] or m[0]), command)
-    settings: Settings = {}
-    name, gathered = "", list[str]()
-    for token in [*shlex.split(command, comments=True), "--"]:
-        policy = re.fullmatch(r"activation[-_]checkpoint:([\w-]+)", token)
-        if policy:
-            settings["activation_checkpoint"] = {"mode": policy[1].replace("-", "_")}
-        elif token.startswith("--"):
-            _put(settings, name, gathered)
-            name, _, value = token[2:].partition("=")
-            gathered = [value] if value else []
-        elif name:
-            gathered.append(token)
-    return settings
-
-
-def _put(settings: Settings, name: str, values: Sequence[str]) -> None:
-    """Set `a.b` in nested settings."""
-    *parents, last = name.replace("-", "_").split(".")
-    table = settings
-    for parent in parents:
-        table = table.setdefault(parent, {})
-        if not isinstance(table, dict):
-            raise ValueError(f"{parent}: both a value and a section")
-    if last:
-        table[last] = values[0] if values else "true"
+    script = suffix == ".sh" or text.startswith("#!") or "=(" in text
+    return parse_flags(text, script)
 
 
 def _flat(settings: Mapping[str, Any]) -> Settings:

@@ -20,11 +20,13 @@ from ...ir.errors import PlaitError, UsageError
 from ...ir.model.model import Model
 from ...ir.plan.engines import Engine, engine_named
 from ...ir.plan.plan import Plan
+from ...ir.plan.schedules.registry import SCHEDULES
 from ...ir.text.units import gib, seconds
 from ...planner.interop.differences import differences
 from ...planner.interop.engine_layout import (
     EngineLayout,
     bounds_of_layout,
+    default_schedule,
     layout_of_plan,
     pins_of_layout,
 )
@@ -104,7 +106,7 @@ def layout_options(layout: EngineLayout, model: Model, options: PlanOptions = OP
         "micro_batches": micro_batches(layout, model.batch) or options.micro_batches,
         "bounds": bounds_of_layout(layout, model),
         "model_chunks": layout.model_chunks,
-        "schedule": "1f1b" if layout.model_chunks == 1 else "interleaved",
+        "schedule": layout.pipeline_schedule,
     }
     return replace(options, **settings)
 
@@ -172,9 +174,19 @@ def neighbours(layout: EngineLayout) -> Iterator[tuple[str, EngineLayout]]:
     for axis in ("tensor", "pipeline", "context"):
         yield from _moved(open_stages, axis)
     if layout.pipeline > 1:
-        for chunks in (1, 2, 4):
-            if chunks != layout.model_chunks:
-                yield f"{chunks} model chunks per stage", replace(open_stages, model_chunks=chunks)
+        yield from _schedules(open_stages)
+
+
+def _schedules(layout: EngineLayout) -> Iterator[tuple[str, EngineLayout]]:
+    """Other numbers of model chunks, and the engine's other schedules."""
+    for chunks in (1, 2, 4):
+        if layout.schedule is not None or chunks != layout.model_chunks:
+            changed = replace(layout, model_chunks=chunks, schedule=None)
+            yield f"{chunks} model chunk{'s' * (chunks > 1)} per stage", changed
+    for name in engine_named(layout.engine).schedules:
+        chunks = SCHEDULES[name].chunks
+        if chunks and name not in (default_schedule(chunks), layout.schedule):
+            yield f"schedule {name}", replace(layout, model_chunks=chunks, schedule=name)
 
 
 def _moved(layout: EngineLayout, axis: str) -> Iterator[tuple[str, EngineLayout]]:
@@ -185,9 +197,10 @@ def _moved(layout: EngineLayout, axis: str) -> Iterator[tuple[str, EngineLayout]
         yield f"{axis} {2 * size}", replace(layout, **{axis: 2 * size, side: data // 2})
     if size % 2 == 0:
         smaller = replace(layout, **{axis: size // 2, side: data * 2})
-        chunks = layout.model_chunks if smaller.pipeline > 1 else 1
+        if smaller.pipeline == 1:
+            smaller = replace(smaller, model_chunks=1, schedule=None)
         flag = layout.sequence_parallel and smaller.tensor > 1
-        yield (f"{axis} {size // 2}", replace(smaller, model_chunks=chunks, sequence_parallel=flag))
+        yield f"{axis} {size // 2}", replace(smaller, sequence_parallel=flag)
 
 
 def _with_batch(layout: EngineLayout, global_batch: int) -> EngineLayout:

@@ -41,17 +41,18 @@ def fixed_options(file: ImportedPlan, options: dict[str, Any]) -> dict[str, Any]
             "global_batch": file.batch.samples,
             "micro_batches": file.batch.micro_batches,
         }
-        chunks = 1  # Galvatron's stages have one model chunk each
+        schedule = "1f1b"
     else:
-        values, chunks = {"global_batch": file.global_batch}, file.model_chunks
+        values = {"global_batch": file.global_batch}
         if options.get("global_batch") in (None, file.global_batch):
             values["micro_batches"] = file.micro_batches
         if options.get("engine") in (None, DEFAULT_ENGINE):
             options["engine"] = file.engine
+        schedule = file.pipeline_schedule
     for name, value in values.items():
         options[name] = options.get(name) or value
     if options.get("schedule") in (None, "auto"):
-        options["schedule"] = "1f1b" if chunks == 1 else "interleaved"
+        options["schedule"] = schedule
     return options
 
 

@@ -10,6 +10,7 @@ import msgspec
 from ...cost_model.explain.by_kind import seconds_by_kind
 from ...cost_model.explain.step_terms import step_term
 from ...ir.devices.cluster import Cluster
+from ...ir.lowering.rescale import rescale
 from ...ir.plan.plan import Plan
 from ...ir.text.units import gib, micro_batches, seconds
 from ...planner.interop.engine_layout import EngineLayout
@@ -27,11 +28,12 @@ SHOWN_TERMS, SHOWN_CHANGES = 5, 6
 
 class ImportedExplanation(msgspec.Struct, frozen=True):
     """A configuration as a plan, and the plans that differ from it in one thing and fit, the fastest
-    first, with what changes."""
+    first, with what changes; `unpriced` is what the plan leaves out of the file."""
 
     engine: str
     plan: Plan
     changes: tuple[tuple[str, Plan], ...]
+    unpriced: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -43,9 +45,12 @@ def explain_imported(
 ) -> ImportedExplanation:
     """Price a configuration of another engine, and its neighbours.
 
-    The batch is the file's, else the source's. Raises UsageError where the model cannot be split so.
+    The batch is the file's; where it leaves that open, every data rank has the source's samples.
+    Raises UsageError where the model cannot be split so.
     """
     model = source.load(_global_batch(file), _precision(file))
+    if isinstance(file, EngineLayout) and file.global_batch is None:
+        model = rescale(model, model.batch * file.data)
     keywords: dict[str, Any] = {"pin": [file], "memory": memory_bytes}
     request = plan_request(model, cluster.devices, keywords)
     prices = PriceCache()
@@ -54,7 +59,8 @@ def explain_imported(
     if isinstance(file, EngineLayout):
         options = PlanOptions(memory_bytes=memory_bytes, micro_batches=plan.micro_batches)
         changes = better_neighbours(file, request.model, cluster, options, prices)
-    return ImportedExplanation(plan.engine, plan, tuple(changes))
+    unpriced = file.unpriced if isinstance(file, EngineLayout) else ()
+    return ImportedExplanation(plan.engine, plan, tuple(changes), unpriced)
 
 
 def _global_batch(file: ImportedPlan) -> int | None:
@@ -78,6 +84,7 @@ def imported_text(explained: ImportedExplanation) -> Iterator[str]:
     yield (
         f"  {seconds(p.step_seconds)}/step, {100 * p.mfu:.1f} % MFU, bubble {100 * p.bubble:.1f} %"
     )
+    yield from (f"  not priced: {setting}" for setting in explained.unpriced)
     yield "  what binds"
     for name, amount in binding_terms(plan):
         yield f"    {name:<40}{seconds(amount):>12}  {amount / p.step_seconds:.0%}"
@@ -121,6 +128,7 @@ def imported_json(explained: ImportedExplanation) -> dict[str, Any]:
         "bubble": plan.prediction.bubble,
         "mfu": plan.prediction.mfu,
         "binds": dict(binding_terms(plan)),
+        "unpriced": list(explained.unpriced),
         "enough_memory": None if explained.fits else memory_change(plan),
         "changes": [
             {"change": change, "gain": _gain(explained, other), **plan_row(other)}

@@ -49,6 +49,7 @@ class ImportedReport(PlanRow, frozen=True, kw_only=True):
     bubble: float
     mfu: float
     binds: dict[str, float]
+    unpriced: list[str]
     enough_memory: str | None
     changes: list[ExplainedChange]
 

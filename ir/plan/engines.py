@@ -199,7 +199,9 @@ ENGINES: dict[str, Engine] = {
             "torchtitan's configuration",
             roles=("pp", "dp", "zero2", "zero3", "ep", "cp", "tp", "sp"),
             actions=("keep", "recompute", "save"),
+            schedules=("gpipe", "1f1b", "interleaved", "zbv", "dualpipev"),
             mixes="none",
+            whole_backward=("zero3",),
             rules=(
                 ORDER,
                 ONE_ZERO,
@@ -218,10 +220,7 @@ ENGINES: dict[str, Engine] = {
             mixes="none",
             rules=(
                 ORDER,
-                Rule(
-                    "it shards states over all replicas or none",
-                    _only(("dp",), *((z,) for z in ZEROS)),
-                ),
+                ONE_ZERO,
                 NO_ULYSSES,
                 Rule(
                     "Megatron-FSDP (zero2, zero3) goes without pipeline stages",

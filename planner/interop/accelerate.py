@@ -6,6 +6,7 @@ so a file leaves it open.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -23,6 +24,7 @@ class _Fsdp(msgspec.Struct, kw_only=True):
     fsdp_reshard_after_forward: bool | str = True
     fsdp_sharding_strategy: int | str | None = None
     fsdp_activation_checkpointing: bool = False
+    fsdp_offload_params: bool = False
 
 
 class _Parallelism(msgspec.Struct, kw_only=True):
@@ -59,7 +61,7 @@ def read(file: AccelerateFile, devices: int) -> EngineLayout:
         replicas, shards = devices // inner, 1
     if replicas * shards * inner != devices:
         raise ValueError(f"parallelism_config: its sizes are not those of {devices} devices")
-    precision = file.mixed_precision if file.mixed_precision in ("bf16", "fp16") else "fp32"
+    precision = "bf16" if file.mixed_precision == "fp8" else file.mixed_precision
     return EngineLayout(
         engine=NAME,
         replicas=replicas,
@@ -69,8 +71,16 @@ def read(file: AccelerateFile, devices: int) -> EngineLayout:
         ulysses=p.parallelism_config_sp_size,
         tensor=p.parallelism_config_tp_size,
         recompute="full" if fsdp.fsdp_activation_checkpointing else "none",
-        precision=precision,
+        precision=precision if precision in ("bf16", "fp16") else "fp32",
+        unpriced=tuple(_unpriced(file)),
     )
+
+
+def _unpriced(file: AccelerateFile) -> Iterator[str]:
+    if file.fsdp_config.fsdp_offload_params:
+        yield "fsdp_config.fsdp_offload_params: parameters and optimizer states on the host"
+    if file.mixed_precision == "fp8":
+        yield "mixed_precision: products in 8 bits, priced in 16"
 
 
 def _gathers_again(fsdp: _Fsdp) -> bool:

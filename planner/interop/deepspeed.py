@@ -6,6 +6,7 @@ of checkpoints is not 0; the calls themselves stand in the model's code.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -14,12 +15,22 @@ from msgspec import Meta
 from .engine_layout import EngineLayout
 
 NAME = "deepspeed"
+TIERS = {"cpu": "host", "nvme": "disk"}
 Degree = Annotated[int, Meta(ge=1, le=1 << 20)]
 Open = Degree | Literal["auto"] | None
 
 
+class _Offload(msgspec.Struct, kw_only=True):
+    device: Literal["none", "cpu", "nvme"] = "none"
+
+
 class _Zero(msgspec.Struct, kw_only=True):
     stage: Annotated[int, Meta(ge=0, le=3)] = 0
+    offload_optimizer: _Offload = msgspec.field(default_factory=_Offload)
+    offload_param: _Offload = msgspec.field(default_factory=_Offload)
+    zero_hpz_partition_size: Degree = 1
+    zero_quantized_weights: bool = False
+    zero_quantized_gradients: bool = False
 
 
 class _TensorParallel(msgspec.Struct, kw_only=True):
@@ -89,7 +100,20 @@ def read(file: DeepSpeedFile, devices: int) -> EngineLayout:
         global_batch=total,
         micro_batch=micro,
         precision=half,
+        unpriced=tuple(_unpriced(file.zero_optimization)),
     )
+
+
+def _unpriced(zero: _Zero) -> Iterator[str]:
+    for name, about in (("offload_optimizer", "optimizer states"), ("offload_param", "parameters")):
+        tier = getattr(zero, name).device
+        if tier != "none":
+            yield f"zero_optimization.{name}: {about} on the {TIERS[tier]}"
+    if zero.zero_hpz_partition_size > 1:
+        yield "zero_optimization.zero_hpz_partition_size: weights kept in parts within a node"
+    for name in ("zero_quantized_weights", "zero_quantized_gradients"):
+        if getattr(zero, name):
+            yield f"zero_optimization.{name}: --compress says what travels in fewer bits"
 
 
 def _number(value: int | str | None) -> int | None:

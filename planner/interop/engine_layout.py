@@ -34,12 +34,15 @@ class EngineLayout(msgspec.Struct, frozen=True, kw_only=True):
     groups repeat them; `experts` of both together are expert ranks. `split`: layers of every model
     chunk in the model's order, empty where the engine divides them evenly. `recompute_layers`: of
     every model chunk, the first so many; 0 for all. `expert_tensor`: tensor ranks that split one
-    expert, all of them where it is None; the others hold experts as well. None: the file leaves it open.
+    expert, all of them where it is None; the others hold experts as well. `schedule`: where it is not
+    1f1b, or interleaved with several model chunks. `unpriced`: what else the file says of memory and
+    time, which no plan does. None: the file leaves it open.
     """
 
     engine: str
     pipeline: int = 1
     model_chunks: int = 1
+    schedule: str | None = None
     split: tuple[int, ...] = ()
     replicas: int = 1
     shards: int = 1
@@ -55,6 +58,12 @@ class EngineLayout(msgspec.Struct, frozen=True, kw_only=True):
     global_batch: int | None = None
     micro_batch: int | None = None
     precision: str | None = None
+    unpriced: tuple[str, ...] = ()
+
+    @property
+    def pipeline_schedule(self) -> str:
+        """The schedule of the stages."""
+        return self.schedule or default_schedule(self.model_chunks)
 
     @property
     def data(self) -> int:
@@ -108,6 +117,11 @@ class EngineLayout(msgspec.Struct, frozen=True, kw_only=True):
         return {"none": KEEP, "selective": SELECTIVE, "full": RECOMPUTE}[self.recompute]
 
 
+def default_schedule(model_chunks: int) -> str:
+    """The schedule of stages with so many model chunks where nobody says one."""
+    return "1f1b" if model_chunks == 1 else "interleaved"
+
+
 def check_layout(layout: EngineLayout) -> None:
     """Raise UsageError where a layout's expert ranks or its batch do not divide."""
     _ = layout.strategy, layout.micro_batches
@@ -131,6 +145,7 @@ def layout_of_plan(plan: Plan, engine: str) -> EngineLayout:
         engine=engine,
         pipeline=strategy.stages,
         model_chunks=plan.chunks_per_stage,
+        schedule=_schedule(plan, engine),
         split=_split(plan, stack) if strategy.stages > 1 else (),
         replicas=replicas if zero else replicas * experts,
         shards=shards * experts if zero else 1,
@@ -145,6 +160,13 @@ def layout_of_plan(plan: Plan, engine: str) -> EngineLayout:
         precision=plan.precision,
     )
     return _with_recompute(layout, [layers.memory for layers in runs])
+
+
+def _schedule(plan: Plan, engine: str) -> str | None:
+    """A plan's schedule where the engine has it and has to be told."""
+    usual = default_schedule(plan.chunks_per_stage)
+    told = plan.schedule in engine_named(engine).schedules and plan.schedule != usual
+    return plan.schedule if told and len(plan.stages) > 1 else None
 
 
 def stack_of_plan(plan: Plan, engine: str) -> LayerStack:

@@ -36,8 +36,13 @@ class MegatronFile(msgspec.Struct, kw_only=True):
     num_virtual_stages_per_pipeline_rank: Degree | None = None
     virtual_pipeline_model_parallel_size: Degree | None = None
     pipeline_model_parallel_layout: str | None = None
+    decoder_first_pipeline_num_layers: Degree | None = None
+    decoder_last_pipeline_num_layers: Degree | None = None
+    account_for_embedding_in_pipeline_split: bool = False
+    account_for_loss_in_pipeline_split: bool = False
     sequence_parallel: bool = False
     use_distributed_optimizer: bool = False
+    num_distributed_optimizer_instances: Degree = 1
     use_megatron_fsdp: bool = False
     data_parallel_sharding_strategy: Literal[
         "no_shard", "optim", "optim_grads", "optim_grads_params"
@@ -50,6 +55,26 @@ class MegatronFile(msgspec.Struct, kw_only=True):
     recompute_activations: bool = False
     bf16: bool = False
     fp16: bool = False
+    fp8: str | None = None
+    fp8_format: str | None = None
+    fp4_format: str | None = None
+    optimizer_cpu_offload: bool = False
+    cpu_offloading: bool = False
+    tp_comm_overlap: bool = False
+    overlap_moe_expert_parallel_comm: bool = False
+    moe_expert_capacity_factor: float | None = None
+
+
+UNPRICED = {
+    "fp8": "products in 8 bits",
+    "fp8_format": "products in 8 bits",
+    "fp4_format": "products in 4 bits",
+    "optimizer_cpu_offload": "optimizer states on the host",
+    "cpu_offloading": "activations on the host",
+    "tp_comm_overlap": "collectives of tensor ranks beside products",
+    "overlap_moe_expert_parallel_comm": "exchanges of experts beside another micro-batch",
+    "moe_expert_capacity_factor": "tokens over the capacity are dropped",
+}
 
 
 def read(file: MegatronFile, devices: int) -> EngineLayout:
@@ -72,8 +97,13 @@ def read(file: MegatronFile, devices: int) -> EngineLayout:
         )
     stage = SHARDINGS[file.data_parallel_sharding_strategy] if file.use_megatron_fsdp else 0
     stage = stage or int(file.use_distributed_optimizer)
-    sharded = stage > 0 and data > 1
-    split = parse_layout(file.pipeline_model_parallel_layout or "")
+    instances = file.num_distributed_optimizer_instances if stage else 1
+    if data % instances:
+        raise ValueError(
+            f"num_distributed_optimizer_instances: {instances} do not divide {data} data ranks"
+        )
+    sharded = stage > 0 and data > instances
+    split = parse_layout(file.pipeline_model_parallel_layout or "") or _uneven_split(file)
     recompute: Recompute = "none"
     if file.recompute_granularity == "full":
         recompute = "full"  # selective recomputes scores that fused attention never stores
@@ -82,8 +112,8 @@ def read(file: MegatronFile, devices: int) -> EngineLayout:
         pipeline=file.pipeline_model_parallel_size,
         model_chunks=_chunks(file, split),
         split=split if file.pipeline_model_parallel_size > 1 else (),
-        replicas=1 if sharded else data,
-        shards=data if sharded else 1,
+        replicas=instances if sharded else data,
+        shards=data // instances if sharded else 1,
         zero_stage=stage if sharded else 0,
         experts=file.expert_model_parallel_size,
         context=file.context_parallel_size,
@@ -97,7 +127,38 @@ def read(file: MegatronFile, devices: int) -> EngineLayout:
         global_batch=file.global_batch_size or file.micro_batch_size * data,
         micro_batch=file.micro_batch_size,
         precision="bf16" if file.bf16 else "fp16" if file.fp16 else "fp32",
+        unpriced=tuple(f"{n}: {about}" for n, about in UNPRICED.items() if getattr(file, n)),
     )
+
+
+def _uneven_split(file: MegatronFile) -> tuple[int, ...]:
+    """Layers of every model chunk where the first or the last stage has others than the rest; the
+    embedding and the loss may count as a layer each. Empty where layers are divided evenly."""
+    first, last = file.decoder_first_pipeline_num_layers, file.decoder_last_pipeline_num_layers
+    entry = int(file.account_for_embedding_in_pipeline_split)
+    end = int(file.account_for_loss_in_pipeline_split)
+    if file.pipeline_model_parallel_size == 1 or not (first or last or entry or end):
+        return ()
+    if file.num_layers is None:
+        raise ValueError("num_layers: stages of unequal numbers of layers need it")
+    virtual = _chunks(file, ())
+    count, ends = file.pipeline_model_parallel_size, {}
+    for stage, layers in ((0, first), (count - 1, last)):
+        if layers is not None:
+            ends[stage] = layers
+    rest = file.num_layers + entry + end - sum(ends.values())
+    others = (count - len(ends)) * virtual
+    if others < 1 or rest < 0 or rest % others or any(n % virtual for n in ends.values()):
+        raise ValueError(
+            f"num_layers: {file.num_layers} are not divided so over {count} stages of {virtual} chunks"
+        )
+    split = [
+        ends[stage] // virtual if stage in ends else rest // others
+        for _ in range(virtual)
+        for stage in range(count)
+    ]
+    split[0], split[-1] = split[0] - entry, split[-1] - end
+    return tuple(split)
 
 
 def _chunks(file: MegatronFile, split: tuple[int, ...]) -> int:
@@ -152,6 +213,8 @@ def settings(layout: EngineLayout) -> dict[str, Any]:
     elif layout.model_chunks > 1:
         arguments["num_virtual_stages_per_pipeline_rank"] = layout.model_chunks
     arguments["use_distributed_optimizer"] = layout.zero_stage == 1
+    if layout.zero_stage and layout.replicas > 1:
+        arguments["num_distributed_optimizer_instances"] = layout.replicas
     if layout.zero_stage > 1:
         names = {stage: name for name, stage in SHARDINGS.items()}
         arguments |= {

@@ -7,6 +7,7 @@ module_fqns_per_model_part             stages, by torchtitan's names of modules
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import accumulate
 from math import prod
 from typing import Annotated, Any, Literal
@@ -14,9 +15,17 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from .engine_layout import EngineLayout, Recompute
+from ...ir.plan.schedules import registry
+from .engine_layout import EngineLayout, Recompute, default_schedule
 
 NAME = "torchtitan"
+SCHEDULES = {
+    "gpipe": "GPipe",
+    "1f1b": "1F1B",
+    "interleaved": "Interleaved1F1B",
+    "zbv": "ZBVZeroBubble",
+    "dualpipev": "DualPipeV",
+}  # Plait's names and torch's, which reads them in any case
 FIRST, LAST = ("tok_embeddings",), ("norm", "lm_head")  # its modules beside layers.N
 Degree = Annotated[int, Meta(ge=1, le=1 << 20)]
 OpenDegree = Annotated[int, Meta(ge=-1, le=1 << 20)]
@@ -28,6 +37,7 @@ class _Parallelism(msgspec.Struct, kw_only=True):
     fsdp_reshard_after_forward: Literal["default", "always", "never"] = "default"
     tensor_parallel_degree: Degree = 1
     enable_sequence_parallel: bool = True
+    enable_async_tensor_parallel: bool = False
     pipeline_parallel_degree: Degree = 1
     module_fqns_per_model_part: list[list[str]] | None = None
     pipeline_parallel_schedule: str = "1F1B"
@@ -39,6 +49,7 @@ class _Parallelism(msgspec.Struct, kw_only=True):
 class _Training(msgspec.Struct, kw_only=True):
     local_batch_size: Degree = 8
     global_batch_size: OpenDegree = -1
+    enable_cpu_offload: bool = False
     mixed_precision_param: Literal["bfloat16", "float32"] = "bfloat16"
 
 
@@ -46,8 +57,14 @@ class _Checkpoint(msgspec.Struct, kw_only=True):
     mode: Literal["none", "selective", "full", "memory_budget"] = "selective"
 
 
+class _Model(msgspec.Struct, kw_only=True):
+    converters: list[str] = []
+
+
 class TorchtitanFile(msgspec.Struct, kw_only=True):
     """The sections that say how training is spread; others are the job's own."""
+
+    model: _Model = msgspec.field(default_factory=_Model)
 
     parallelism: _Parallelism = msgspec.field(default_factory=_Parallelism)
     training: _Training = msgspec.field(default_factory=_Training)
@@ -77,10 +94,13 @@ def read(file: TorchtitanFile, devices: int) -> EngineLayout:
     if file.activation_checkpoint.mode in ("none", "full"):
         recompute = "none" if file.activation_checkpoint.mode == "none" else "full"
     data = p.data_parallel_replicate_degree * shards
+    schedule = _schedule(p)
+    chunks = _chunks(schedule, len(split) // p.pipeline_parallel_degree)
     return EngineLayout(
         engine=NAME,
         pipeline=p.pipeline_parallel_degree,
-        model_chunks=_chunks(p, split),
+        model_chunks=chunks,
+        schedule=None if schedule == default_schedule(chunks) else schedule,
         split=split if staged else (),
         replicas=p.data_parallel_replicate_degree,
         shards=shards,
@@ -95,13 +115,37 @@ def read(file: TorchtitanFile, devices: int) -> EngineLayout:
         else training.global_batch_size,
         micro_batch=p.pipeline_parallel_microbatch_size if staged else training.local_batch_size,
         precision={"bfloat16": "bf16", "float32": "fp32"}[training.mixed_precision_param],
+        unpriced=tuple(_unpriced(file)),
     )
 
 
-def _chunks(p: _Parallelism, split: tuple[int, ...]) -> int:
-    if split and p.pipeline_parallel_degree > 1:
-        return max(1, len(split) // p.pipeline_parallel_degree)
-    return 2 if "interleaved" in p.pipeline_parallel_schedule.lower() else 1
+def _schedule(p: _Parallelism) -> str:
+    """The schedule by our name; raises ValueError for one that is not among them."""
+    names = {theirs.lower(): ours for ours, theirs in SCHEDULES.items()}
+    schedule = names.get(p.pipeline_parallel_schedule.lower())
+    if p.pipeline_parallel_degree == 1:
+        return "1f1b"
+    if schedule is None:
+        raise ValueError(
+            f"parallelism.pipeline_parallel_schedule: no price for {p.pipeline_parallel_schedule}; "
+            f"priced are {', '.join(SCHEDULES.values())}"
+        )
+    return schedule
+
+
+def _chunks(schedule: str, split_chunks: int) -> int:
+    """Model chunks of a stage; those of a split where the schedule takes any number."""
+    fixed = registry.SCHEDULES[schedule].chunks
+    return fixed or max(split_chunks, 2)
+
+
+def _unpriced(file: TorchtitanFile) -> Iterator[str]:
+    if file.training.enable_cpu_offload:
+        yield "training.enable_cpu_offload: parameters, gradients and optimizer states on the host"
+    for converter in file.model.converters:
+        yield f"model.converters: {converter}"
+    if file.parallelism.enable_async_tensor_parallel:
+        yield "parallelism.enable_async_tensor_parallel"
 
 
 def settings(layout: EngineLayout) -> dict[str, Any]:
@@ -119,10 +163,11 @@ def settings(layout: EngineLayout) -> dict[str, Any]:
     }
     if staged:
         parallelism |= {
-            "pipeline_parallel_schedule": "Interleaved1F1B" if layout.model_chunks > 1 else "1F1B",
+            "pipeline_parallel_schedule": SCHEDULES[layout.pipeline_schedule],
             "pipeline_parallel_microbatch_size": layout.micro_batch or 1,
-            "module_fqns_per_model_part": _modules(layout.split),
         }
+    if staged and layout.split:
+        parallelism["module_fqns_per_model_part"] = _modules(layout.split)
     local = layout_batch // layout.data if staged else layout.micro_batch or 1
     return {
         "training": {

@@ -104,6 +104,86 @@ torchrun --nproc-per-node 8 pretrain_gpt.py \\
     assert layout.micro_batches == 8
 
 
+ARRAYS = """#!/bin/bash
+PP=${1:-2}
+MODEL_ARGS=(
+    --sequence-parallel
+    --tensor-model-parallel-size ${TP:=4}   # of a node
+    --bf16
+)
+TRAIN_ARGS=(--use-distributed-optimizer --micro-batch-size 2 --global-batch-size 64)
+torchrun pretrain_gpt.py ${MODEL_ARGS[@]} --pipeline-model-parallel-size $PP "${TRAIN_ARGS[@]}" --lr 1
+"""
+TEXTS = """
+TP=4
+GPT_ARGS="
+    --tensor-model-parallel-size $TP \\
+    --pipeline-model-parallel-size 2 --sequence-parallel \\
+    --use-distributed-optimizer
+    --micro-batch-size 2 --global-batch-size 64
+    --bf16
+"
+torchrun $DISTRIBUTED_ARGS pretrain_gpt.py $GPT_ARGS --tensorboard-dir $LOGS
+echo done
+"""
+
+
+@pytest.mark.parametrize("text", [ARRAYS, TEXTS], ids=["arrays", "texts"])
+def test_a_script_that_gathers_its_flags(text, tmp_path):
+    path = tmp_path / "train.sh"
+    path.write_text(text)
+    layout = read_engine_file(path, 32)
+    assert str(layout.strategy) == "pp=2,zero1=4,tp=4,sp"
+    assert (layout.micro_batches, layout.precision) == (8, "bf16")
+
+
+def test_stages_of_unequal_numbers_of_layers(tmp_path):
+    path = tmp_path / "train.args"
+    flags = "--num-layers 61 --pipeline-model-parallel-size 16 --decoder-last-pipeline-num-layers 1"
+    path.write_text(f"{flags} --use-distributed-optimizer --num-distributed-optimizer-instances 2")
+    layout = read_engine_file(path, 128)
+    assert layout.split == (4,) * 15 + (1,)
+    assert str(layout.strategy) == "pp=16,dp=2,zero1=4"
+    path.write_text(engine_text(layout, [], ".args"))
+    assert read_engine_file(path, 128) == layout
+    path.write_text(
+        "--num-layers 30 --pipeline-model-parallel-size 4 --num-virtual-stages-per-pipeline-rank 2 "
+        "--account-for-embedding-in-pipeline-split --account-for-loss-in-pipeline-split"
+    )
+    assert read_engine_file(path, 8).split == (3, 4, 4, 4, 4, 4, 4, 3)
+
+
+@pytest.mark.parametrize("theirs", ["GPipe", "ZBVZeroBubble", "DualPipeV"])
+def test_schedules_of_torchtitan(theirs, tmp_path):
+    path = tmp_path / "train.toml"
+    path.write_text(
+        f"[parallelism]\npipeline_parallel_degree = 2\npipeline_parallel_schedule = '{theirs}'"
+    )
+    layout = read_engine_file(path, 8)
+    assert layout.pipeline_schedule in ENGINES["torchtitan"].schedules
+    path.write_text(engine_text(layout, []))
+    assert theirs in path.read_text()
+    assert read_engine_file(path, 8) == layout
+
+
+PIPELINE = "pipeline_parallel_degree"
+UNPRICED = [
+    ("a.toml", "[training]\nenable_cpu_offload = true\n[parallelism]", "enable_cpu_offload"),
+    ("a.toml", "[model]\nconverters = ['float8']\n[parallelism]", "converters: float8"),
+    ("a.args", "--tensor-model-parallel-size 1 --fp8-format hybrid", "fp8_format"),
+    ("a.json", '{"zero_optimization": {"offload_param": {"device": "nvme"}}}', "on the disk"),
+    ("a.yaml", "distributed_type: FSDP\nfsdp_config: {fsdp_offload_params: true}", "offload"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "what"), UNPRICED)
+def test_what_no_plan_prices_is_said(name, text, what, tmp_path):
+    path = tmp_path / name
+    path.write_text(text)
+    (setting,) = read_engine_file(path, 8).unpriced
+    assert what in setting
+
+
 def test_tensor_ranks_that_split_no_expert_hold_experts(tmp_path):
     path = tmp_path / "train.args"
     path.write_text(
@@ -133,6 +213,9 @@ def test_tensor_ranks_that_split_no_expert_hold_experts(tmp_path):
         ("a.args", "--expert-tensor-parallel-size 2", "expert_tensor"),
         ("a.args", "--tensor-model-parallel-size 8 --expert-model-parallel-size 4", "expert ranks"),
         ("a.args", "--pipeline-model-parallel-layout 'Ex|L'", "made of"),
+        ("a.sh", "if a; then T=1; else T=2; fi\nx --micro-batch-size $T", r"no one value of \$T"),
+        ("a.args", "--pipeline-model-parallel-size 4 --decoder-last-pipeline-num-layers 1", "num_l"),
+        ("a.toml", f"[parallelism]\n{PIPELINE} = 2\npipeline_parallel_schedule = 'x'", "no price for x"),
         ("a.args", "--pipeline-model-parallel-layout '((t*9999)*9999)*9999'", "too long"),
     ],
 )  # fmt: skip

@@ -52,7 +52,7 @@ def test_every_candidate_is_one_that_the_engine_can_run(space, name):
     ("engine", "strategy", "reason"),
     [
         ("megatron", "pp=2,zero3=4", "Megatron-FSDP"),
-        ("megatron", "dp=2,zero1=4", "over all replicas"),
+        ("megatron", "zero1=2,zero2=4", "one zero stage"),
         ("accelerate", "pp=2,zero3=4", "no pp"),
         ("accelerate", "dp=2,tp=4", "replicas alone"),
         ("accelerate", "zero3=2,tp=4,sp", "no sp beside tp"),
