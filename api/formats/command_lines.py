@@ -33,43 +33,43 @@ def parse_flags(text: str, script: bool = False) -> Settings:
     """
     settings: Settings = {}
     name, values = "", list[str]()
-    for word in [*_words(text, script, {}), "--"]:
-        policy = POLICY.fullmatch(word)
+    for token in [*_tokens(text, script, {}), "--"]:
+        policy = POLICY.fullmatch(token)
         if policy:
             settings["activation_checkpoint"] = {"mode": policy[1].replace("-", "_")}
-        elif word.startswith("--"):
+        elif token.startswith("--"):
             _put(settings, name, values)
-            name, _, value = word[2:].partition("=")
+            name, _, value = token[2:].partition("=")
             values = [value] if value else []
-        elif word == END_OF_LINE:
+        elif token == END_OF_LINE:
             _put(settings, name, values)
             name = ""
         elif name:
-            values.append(word)
+            values.append(token)
     return settings
 
 
-def _words(text: str, script: bool, variables: dict[str, str | None]) -> Iterator[str]:
-    """Words with variables in place, those inside texts of flags too; END_OF_LINE where no value of the
+def _tokens(text: str, script: bool, variables: dict[str, str | None]) -> Iterator[str]:
+    """Tokens with variables in place, those inside texts of flags too; END_OF_LINE where no value of the
     flag before can follow. `variables` that branches assign different values are None."""
-    for word in _split(text, script):
-        assignment = ASSIGNMENT.fullmatch(word)
-        if assignment is not None and not word.startswith("-"):
+    for token in _split(text, script):
+        assignment = ASSIGNMENT.fullmatch(token)
+        if assignment is not None and not token.startswith("-"):
             name, value = assignment[1], _filled(assignment[2], variables)
             yield END_OF_LINE
             if FLAGS.search(value):
-                yield from _words(value, script, variables)
+                yield from _tokens(value, script, variables)
             elif value:
                 known = variables.get(name, value)
                 variables[name] = value if known == value else None
-        elif (word and set(word) <= set(SYNTAX)) or LIST_EXPANSION.match(word):
+        elif (token and set(token) <= set(SYNTAX)) or LIST_EXPANSION.match(token):
             yield END_OF_LINE
         else:
-            yield _filled(word, variables)
+            yield _filled(token, variables)
 
 
 def _split(text: str, script: bool) -> Iterator[str]:
-    """Words as a shell splits them, signs of its syntax apart, and in scripts the ends of lines."""
+    """Tokens as a shell splits them, signs of its syntax apart, and in scripts the ends of lines."""
     lines = (line for line in text.splitlines() if not line.lstrip().startswith("#"))
     command = re.sub(r"\\[ \t]*(?:\n|$)", " ", "\n".join(lines))
     lexer = shlex.shlex(command, posix=True, punctuation_chars=SYNTAX if script else False)

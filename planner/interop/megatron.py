@@ -135,18 +135,16 @@ def _uneven_split(file: MegatronFile) -> tuple[int, ...]:
     """Layers of every model chunk where the first or the last stage has others than the rest; the
     embedding and the loss may count as a layer each. Empty where layers are divided evenly."""
     first, last = file.decoder_first_pipeline_num_layers, file.decoder_last_pipeline_num_layers
-    entry = int(file.account_for_embedding_in_pipeline_split)
-    end = int(file.account_for_loss_in_pipeline_split)
-    if file.pipeline_model_parallel_size == 1 or not (first or last or entry or end):
+    embedding = int(file.account_for_embedding_in_pipeline_split)
+    loss = int(file.account_for_loss_in_pipeline_split)
+    if file.pipeline_model_parallel_size == 1 or not (first or last or embedding or loss):
         return ()
     if file.num_layers is None:
         raise ValueError("num_layers: stages of unequal numbers of layers need it")
     virtual = _chunks(file, ())
-    count, ends = file.pipeline_model_parallel_size, {}
-    for stage, layers in ((0, first), (count - 1, last)):
-        if layers is not None:
-            ends[stage] = layers
-    rest = file.num_layers + entry + end - sum(ends.values())
+    count = file.pipeline_model_parallel_size
+    ends = {s: layers for s, layers in ((0, first), (count - 1, last)) if layers is not None}
+    rest = file.num_layers + embedding + loss - sum(ends.values())
     others = (count - len(ends)) * virtual
     if others < 1 or rest < 0 or rest % others or any(n % virtual for n in ends.values()):
         raise ValueError(
@@ -157,7 +155,7 @@ def _uneven_split(file: MegatronFile) -> tuple[int, ...]:
         for _ in range(virtual)
         for stage in range(count)
     ]
-    split[0], split[-1] = split[0] - entry, split[-1] - end
+    split[0], split[-1] = split[0] - embedding, split[-1] - loss
     return tuple(split)
 
 
