@@ -9,6 +9,7 @@ collectives and begin to travel in backward (`gradient_buckets`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
@@ -92,8 +93,15 @@ class GradientReductions:
         if self.reducing is None:
             return
         (parameters, arrival), self.reducing = self.reducing, None
-        for parameter, flat in zip(parameters, arrival(), strict=True):
+        leave_buckets(self.add_arrived(parameters, arrival()))
+
+    def add_arrived(
+        self, parameters: Sequence[LocalParameter], flats: Sequence[Tensor]
+    ) -> list[LocalParameter]:
+        """Add up what has arrived; gives those of which it is the first gradient."""
+        for parameter, flat in zip(parameters, flats, strict=True):
             self.add(parameter, flat, owned=True)
+        return [p for p, flat in zip(parameters, flats, strict=True) if p.gradient is flat]
 
     def add(self, parameter: LocalParameter, flat: Tensor, owned: bool = False) -> None:
         """Add a gradient to those before; `owned`: nothing else reads or writes its elements, as it is
@@ -226,3 +234,17 @@ class GradientReductions:
         self.buckets.clear()
         for parameter in self.store.trainable():
             parameter.gradient, parameter.owns_gradient = None, False
+
+
+def leave_buckets(parameters: Sequence[LocalParameter]) -> None:
+    """Copy these gradients, which have just arrived, out of buckets of which nothing reads the rest: it
+    was added to an earlier gradient, as that of a tied weight is."""
+    read = Counter[int]()
+    for parameter in parameters:
+        assert parameter.gradient is not None
+        read[parameter.gradient.untyped_storage().data_ptr()] += parameter.gradient.nbytes
+    for parameter in parameters:
+        assert parameter.gradient is not None
+        bucket = parameter.gradient.untyped_storage()
+        if read[bucket.data_ptr()] < bucket.nbytes():
+            parameter.gradient = parameter.gradient.clone()

@@ -6,6 +6,7 @@ forward    gather 0 │ call 0 beside gather 1 │ call 1 beside gather 2 │ �
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from torch import Tensor
 
@@ -21,7 +22,7 @@ class WeightGathers:
 
     def __init__(self, transport_of: TransportOf, limit_bytes: int) -> None:
         self.transport_of, self.limit_bytes = transport_of, limit_bytes
-        self.arriving: dict[Names, Arrival] = {}
+        self.arriving: dict[Names, Callable[[], dict[str, Tensor]]] = {}
         self.retained: set[Names] = set()
 
     def start(self, parameters: Iterable[LocalParameter]) -> None:
@@ -29,11 +30,9 @@ class WeightGathers:
         sharded = sharded_once(parameters)
         names = tuple(names_of(sharded))
         if sharded and names not in self.arriving and gathered_bytes(sharded) <= self.limit_bytes:
-            self.arriving[names] = self.posted(sharded)
-
-    def posted(self, sharded: Sequence[LocalParameter]) -> Arrival:
-        flats = [p.zero3_shard for p in sharded]
-        return self.transport_of(sharded).start_all_gather(flats, names_of(sharded))
+            shards = [p.zero3_shard for p in sharded]
+            arrival = self.transport_of(sharded).start_all_gather(shards, names)
+            self.arriving[names] = partial(full_tensors, sharded, arrival)
 
     def retain(self, parameters: Iterable[LocalParameter]) -> None:
         """Keep what a call is about to take for the next one that takes it."""
@@ -47,16 +46,15 @@ class WeightGathers:
             return {}
         names = tuple(names_of(sharded))
         if names in self.arriving:
-            flats = self.arriving.pop(names)()
+            full = self.arriving.pop(names)()
         else:
             shards = [p.zero3_shard for p in sharded]
-            flats = self.transport_of(sharded).all_gather(shards, names_of(sharded))
+            transport = self.transport_of(sharded)
+            full = full_tensors(sharded, partial(transport.all_gather, shards, names))
         if names in self.retained:
             self.retained.remove(names)
-            again = list(flats)
-            self.arriving[names] = lambda: again
-        flats.reverse()  # so that each is freed as soon as it is copied into its tensor
-        return {p.name: p.with_remainder(flats.pop()) for p in sharded}
+            self.arriving[names] = lambda: full
+        return full
 
     def clear(self) -> None:
         """Forget what nothing has taken, once it has arrived."""
@@ -64,6 +62,13 @@ class WeightGathers:
             arrival()
         self.arriving.clear()
         self.retained.clear()
+
+
+def full_tensors(sharded: Sequence[LocalParameter], arrival: Arrival) -> dict[str, Tensor]:
+    """What arrives, with what of each tensor is not sharded, by name."""
+    flats = arrival()
+    flats.reverse()  # so that each is freed as soon as it is copied into its tensor
+    return {p.name: p.with_remainder(flats.pop()) for p in sharded}
 
 
 def sharded_once(parameters: Iterable[LocalParameter]) -> list[LocalParameter]:
