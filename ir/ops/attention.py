@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 
 from ..model.loops import Loops, OperatorCollective, ShardOffsets, Site, declare, loops
 from ..model.tensor import ITEM_BYTES
@@ -51,8 +52,8 @@ def working_bytes(site: Site, block_elements: int) -> int:
     rest = 8 if first else 5
     (batch, heads, s, d), (groups, t), e = q.shape, k.shape[1:3], v.shape[3]
     causal, dropout, columns = op.args[rest], op.args[rest + 2], op.args[rest + 6 : rest + 7]
-    biased = op.args[first + 3] is not None
-    if not dropout and d == e and not any(columns) and not (causal and biased):
+    bias = site.operands[first + 3] if op.args[first + 3] is not None else None
+    if not dropout and d == e and not any(columns) and not (causal and bias is not None):
         return 0
     shared = heads // groups
     rows = s if s * t <= block_elements else max(block_elements // t, 1)
@@ -60,11 +61,15 @@ def working_bytes(site: Site, block_elements: int) -> int:
     together = together if shared * s * t <= block_elements else 1
     scores, lines = together * rows * t, together * rows
     wide = max(4, ITEM_BYTES[q.dtype])
+    mask = rows * min(rows, t) if causal else 0
+    if bias is not None and bias.dtype == "bool":
+        sizes = zip(bias.shape[1:], (together, rows, t), strict=True)
+        mask += prod(min(size, most) for size, most in sizes)
     keys = max(together // shared, 1) * t * (d + e) * (wide > ITEM_BYTES[q.dtype])
     if not first:
-        return wide * (scores + lines * (d + e + 2) + keys) + rows * t
+        return wide * (scores + lines * (d + e + 2) + keys + mask)
     keys *= batch * groups
-    return wide * (2 * scores + lines * (2 * d + 3 * e + 2) + keys) + rows * t
+    return wide * (2 * scores + lines * (2 * d + 3 * e + 2) + keys + mask)
 
 
 class _Named:

@@ -54,6 +54,8 @@ class FlatShard(msgspec.Struct, frozen=True):
     @property
     def padded_elements(self) -> int:
         """All elements, padding included."""
+        if self.fraction == FULL:
+            return self.sharded_elements  # of which every shard is whole rows
         return self.sharded_elements + self.local_elements - self.shard_elements
 
     @property

@@ -43,6 +43,7 @@ class Run:
         self.runs: dict[int, CallRun] = {
             call: run for run in table.calls for call in range(run.first, run.last)
         }
+        self.names_read: dict[int, list[str]] = {}
         self.saved: dict[tuple[int, int], tuple[tuple[Tensor, ...] | None, list[ValueKind]]] = {}
         self.saved_for_weights: dict[tuple[int, int], list[Tensor | None]] = {}
         self.host = HostBuffer(store.device)
@@ -107,8 +108,10 @@ class Run:
 
     def state_names(self, call: int) -> list[str]:
         """Names of the parameters and buffers that a call reads."""
-        run = self.runs[call]
-        return [run.name(names, call) for names in run.state_tensors]
+        if call not in self.names_read:
+            run = self.runs[call]
+            self.names_read[call] = [run.name(names, call) for names in run.state_tensors]
+        return self.names_read[call]
 
     def inputs(
         self, module: ModuleType, call: int, activations: tuple[Tensor, ...]

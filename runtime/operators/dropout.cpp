@@ -27,9 +27,10 @@ struct Stream {
 // Elements that lie next to each other in the shard, and at equal distances in the full tensor.
 template <typename T>
 void run(const T* x, T* out, int64_t count, int64_t position, int64_t stride, Stream stream, T scale) {
-    uint64_t first = stream.seed + (uint64_t(position) + 1) * GAMMA, step = uint64_t(stride) * GAMMA;
-    for (int64_t i = 0; i < count; ++i) {
-        bool stays = (mix(first + uint64_t(i) * step) >> 11) >= stream.threshold;
+    uint64_t state = stream.seed + (uint64_t(position) + 1) * GAMMA, step = uint64_t(stride) * GAMMA;
+    int64_t threshold = int64_t(stream.threshold);  // signed: as vectors are compared
+    for (int64_t i = 0; i < count; ++i, state += step) {
+        bool stays = int64_t(mix(state) >> 11) >= threshold;
         out[i] = stays ? x[i] * scale : T(0);
     }
 }

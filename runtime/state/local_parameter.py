@@ -63,7 +63,8 @@ class LocalParameter:
 
     def unpadded(self, flat: Tensor) -> Tensor:
         """The local shard, in its shape, from its padded flat form."""
-        return flat[: self.sharding.elements].view(self.shape)
+        elements = self.sharding.elements
+        return (flat if flat.numel() == elements else flat[:elements]).view(self.shape)
 
     def pop_gradient(self) -> Tensor:
         """Take the accumulated gradient away from the parameter."""

@@ -64,10 +64,7 @@ class AttentionOptions(NamedTuple):
 
 
 def _additive(bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    if bias is None or bias.dtype != torch.bool:
-        return None if bias is None else bias.to(dtype)
-    zero = torch.zeros((), dtype=dtype, device=bias.device)
-    return torch.where(bias, zero, float("-inf"))
+    return None if bias is None else blocked_attention.additive(bias, dtype)
 
 
 def _flash_fits(q: Tensor, v: Tensor, bias: Tensor | None, rest: AttentionOptions) -> bool:

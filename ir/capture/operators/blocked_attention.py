@@ -55,6 +55,13 @@ class Block(NamedTuple):
         heads, rows = self.heads.stop - self.heads.start, self.rows.stop - self.rows.start
         return x.view(heads, rows, x.shape[-1])
 
+    def place_in(self, x: Tensor) -> tuple[slice, ...]:
+        """Where the block lies in a tensor [b n s t] of which any size may be 1."""
+        parts = (slice(self.batch, self.batch + 1), self.heads, self.rows, slice(self.columns))
+        return tuple(
+            slice(None) if size == 1 else part for size, part in zip(x.shape, parts, strict=True)
+        )
+
 
 def blocks(q: Tensor, k: Tensor, causal: bool) -> Iterator[Block]:
     """All scores of q [b n s d] and k [b g t d]."""
@@ -81,7 +88,6 @@ class Scores:
     def __init__(self, q: Tensor, k: Tensor, mask: Mask) -> None:
         self.q, self.k, self.mask = q, k, mask
         self.shape = (*q.shape[:3], k.shape[2])
-        self.bias = None if mask.bias is None else mask.bias.expand(self.shape)
         self.masks: dict[tuple[int, int], Tensor] = {}
 
     def blocks(self) -> Iterator[Block]:
@@ -89,27 +95,25 @@ class Scores:
 
     def of(self, block: Block) -> Tensor:
         """[groups, rows of all heads of a group, columns]."""
-        scaled = block.queries(self.q, self.q.shape[-1]) * self.mask.scale
-        scores = torch.bmm(scaled, widened(block.keys(self.k)).transpose(1, 2))
+        queries, keys = block.queries(self.q, self.q.shape[-1]), widened(block.keys(self.k))
+        scores = torch.bmm(queries * self.mask.scale, keys.transpose(1, 2))
         by_head = block.by_head(scores)
-        if self.bias is not None:
-            bias = self.bias[block.batch, block.heads, block.rows, : block.columns]
-            if bias.dtype == torch.bool:
-                by_head.masked_fill_(~bias, -torch.inf)
-            else:
-                by_head.add_(bias)
-        if self.mask.causal:
-            by_head.masked_fill_(self.later(block), -torch.inf)
+        if self.mask.bias is not None:
+            bias = self.mask.bias[block.place_in(self.mask.bias)][0]
+            by_head.add_(additive(bias, scores.dtype) if bias.dtype == torch.bool else bias)
+        if self.mask.causal and block.rows.start < block.columns:
+            by_head[..., block.rows.start :].add_(self.later(block))
         return scores
 
     def later(self, block: Block) -> Tensor:
-        """Which columns lie behind their row: bool [rows, columns]. Blocks of whole heads share it."""
-        rows, device = block.rows, self.q.device
+        """[rows, columns] from the first column on that lies behind a row: -inf behind rows, else 0, as
+        sums are quicker than choices. Blocks of whole heads share it."""
+        rows, columns = block.rows, block.columns - block.rows.start
         if (rows.start, rows.stop) not in self.masks:
             self.masks.clear()
-            columns = torch.arange(block.columns, device=device)
-            mask = columns > torch.arange(rows.start, rows.stop, device=device)[:, None]
-            self.masks[rows.start, rows.stop] = mask
+            shape, dtype = (rows.stop - rows.start, columns), wide_dtype(self.q)
+            mask = self.q.new_full(shape, -torch.inf, dtype=dtype)
+            self.masks[rows.start, rows.stop] = mask.triu_(1)
         return self.masks[rows.start, rows.stop]
 
     def drop(self, block: Block, x: Tensor, out: Tensor) -> Tensor:
@@ -122,6 +126,14 @@ class Scores:
             stream = mask.key, mask.dropout, mask.stream_id, mask.elements
             OPS.dropout_rows(*rows, *stream, first, t)
         return out
+
+
+def additive(bias: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to scores, of a bias that may say who attends instead."""
+    if bias.dtype != torch.bool:
+        return bias.to(dtype)
+    zero = torch.zeros((), dtype=dtype, device=bias.device)
+    return torch.where(bias, zero, -torch.inf)
 
 
 def exponentials(scores: Tensor, peak: Tensor) -> Tensor:
@@ -219,8 +231,5 @@ def _summed(result: Tensor) -> Tensor:
 
 def _add_bias(to_bias: Tensor, block: Block, to_scores: Tensor) -> None:
     """Add a block's gradient of the scores to that of the bias, of which any size may be 1."""
-    parts = (slice(block.batch, block.batch + 1), block.heads, block.rows, slice(block.columns))
-    place = tuple(
-        slice(None) if size == 1 else part for size, part in zip(to_bias.shape, parts, strict=True)
-    )
+    place = block.place_in(to_bias)
     to_bias[place] += to_scores.unsqueeze(0).sum_to_size(to_bias[place].shape)
