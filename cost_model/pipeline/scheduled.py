@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ...ir.plan.schedules.chunk_map import ChunkMap
-from ...ir.plan.schedules.registry import build_rows, chunk_map
+from ...ir.plan.schedules.registry import build_rows, chunk_map, splits_backward
 from .makespan import task_order
 from .simulate import StageSeconds, Timeline, simulate_rows
 
 EXACT = 4  # times as many micro-batches as stages: longer steps repeat what shorter ones do
 CLOSED_FORMS = ("1f1b", "interleaved")
+ROUNDING = 1e-9  # part of a lower bound that sums in another order may differ by
 
 
 class StageWork(NamedTuple):
@@ -67,7 +68,45 @@ def scheduled_seconds(
         return _makespan_seconds(schedule, work, sends, micro_batches)
     most, fewer = EXACT * stages, (EXACT - 1) * stages
     long, short = (_makespan_seconds(schedule, work, sends, n) for n in (most, fewer))
-    return long + (micro_batches - most) * (long - short) / stages
+    seconds = long + (micro_batches - most) * (long - short) / stages
+    return max(seconds, least_scheduled_seconds(schedule, work, sends, micro_batches))
+
+
+def least_scheduled_seconds(
+    schedule: str,
+    work: Sequence[StageWork],
+    sends: Sequence[float],
+    micro_batches: int,
+    ranks_per_processor: float = 1.0,
+) -> float:
+    """A lower bound of `scheduled_seconds`, without a simulation: a stage begins when the first
+    micro-batch reaches it, does all of its work, and after the last gradient that it sends those of the
+    stages before it follow."""
+    stages, chunks = len(work), len(work[0].shares)
+    if ranks_per_processor > 1:
+        alone = [one.slower(1 / ranks_per_processor) for one in work]
+        busy = sum(one.forward + one.backward for one in work) / stages
+        least = least_scheduled_seconds(schedule, alone, sends, micro_batches)
+        return max(least, micro_batches * busy * (1 - ROUNDING))
+    placed = chunk_map(schedule, stages, chunks)
+    costs, kind = _costs(work, sends, placed), "I" if splits_backward(schedule) else "B"
+    arrives, follows, least, reached = 0.0, 0.0, 0.0, set[int]()
+    for number in range(placed.total):
+        stage, chunk = placed.place(number)
+        one, cost = work[stage], costs[stage][chunk]
+        if stage not in reached:
+            reached.add(stage)
+            whole, waits = one.forward + one.backward, one.weights if kind == "I" else 0.0
+            after = max(micro_batches * whole, micro_batches * (whole - waits) + follows)
+            least = max(least, arrives + after)
+        if number + 1 < placed.total and placed.place(number + 1).stage != stage:
+            arrives += cost.transfer["F"]
+            follows += costs[placed.place(number + 1).stage][
+                placed.place(number + 1).chunk
+            ].transfer["B"]
+        arrives += cost.compute["F"]
+        follows += cost.compute[kind]
+    return least * (1 - ROUNDING)
 
 
 def _makespan_seconds(

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from math import inf
 from typing import NamedTuple
 
 from ...cost_model.communication.stage_transfer import TransferPayload
 from ...cost_model.memory.in_flight import undominated
 from ...cost_model.memory.scheduled import ChunkBytes
 from ...cost_model.pipeline.closed_form import pipeline_seconds
-from ...cost_model.pipeline.scheduled import CLOSED_FORMS, StageWork, scheduled_seconds
+from ...cost_model.pipeline.scheduled import (
+    CLOSED_FORMS,
+    StageWork,
+    least_scheduled_seconds,
+    scheduled_seconds,
+)
 from ...ir.cached import cached_method
 from ...ir.plan.plan import Optimizer, Span, Stage
 from ...ir.plan.strategy import Strategy
@@ -41,14 +47,13 @@ class PipelineLoad(NamedTuple):
     """What the stages of a pipeline take, one value per stage.
 
     `busy_seconds`: per micro-batch, of them `forward_seconds` and `weights_seconds` in those parts;
-    `send_seconds`: to the next stage; `peak_bytes`: of the fullest.
+    `send_seconds`: to the next stage.
     """
 
     busy_seconds: Sequence[float]
     send_seconds: Sequence[float]
     end_shares: Sequence[EndShares]
     per_step_seconds: Sequence[float]
-    peak_bytes: int
     weights_seconds: Sequence[float]
     forward_seconds: Sequence[float]
 
@@ -113,9 +118,7 @@ class CandidatePricer:
         it alone is checked.
         """
         pricer, micro_batches = self.stage_pricer, point.micro_batches
-        axes, stages = pricer.batch_axes(point.strategy), len(partitioned.cost_index)
-        times = [pricer.times(cost, axes, micro_batches) for cost in partitioned.stage_costs]
-        busy = [cost_times.busy_seconds for cost_times in times]
+        stages = len(partitioned.cost_index)
         peak_bytes = 0
         for index, cost in enumerate(partitioned.stage_costs):
             chunks, schedule = partitioned.saved_bytes[index], point.schedule
@@ -126,42 +129,86 @@ class CandidatePricer:
                 for stage in (equal[:1] if schedule in CLOSED_FORMS else equal)
             ):
                 peak_bytes = max(peak_bytes, pricer.memory([part], in_flight).peak_bytes)
-        load = PipelineLoad(
-            [busy[index] for index in partitioned.cost_index],
+        load = self.uniform_load(point, partitioned)
+        assignment = Assignment.uniform(point, len(self.calls))
+        return self.assemble(assignment, partitioned.bounds, load, peak_bytes)
+
+    def uniform_load(self, point: RunPoint, partitioned: StagePartition) -> PipelineLoad:
+        """What the stages of a partition take under one strategy."""
+        axes = self.stage_pricer.batch_axes(point.strategy)
+        times = [
+            self.stage_pricer.times(cost, axes, point.micro_batches)
+            for cost in partitioned.stage_costs
+        ]
+        by_stage = [times[index] for index in partitioned.cost_index]
+        return PipelineLoad(
+            [stage_times.busy_seconds for stage_times in by_stage],
             partitioned.send_seconds,
             partitioned.end_shares,
             [cost_times.per_step_seconds for cost_times in times],
-            peak_bytes,
-            [times[index].weights_seconds for index in partitioned.cost_index],
-            [times[index].forward_seconds for index in partitioned.cost_index],
+            [stage_times.weights_seconds for stage_times in by_stage],
+            [stage_times.forward_seconds for stage_times in by_stage],
         )
-        assignment = Assignment.uniform(point, len(self.calls))
-        return self.assemble(assignment, partitioned.bounds, load)
+
+    def least_seconds(self, point: RunPoint) -> float:
+        """A lower bound of a point's step seconds that simulates no schedule; infinite where it has no
+        candidate."""
+        partitioned = self.partition(point.replica)
+        if partitioned is None:
+            return inf
+        if point.schedule in CLOSED_FORMS:
+            return self.step_seconds(point)
+        load = self.uniform_load(point, partitioned)
+        pipeline = least_scheduled_seconds(
+            point.schedule,
+            load.work(point.model_chunks),
+            load.send_seconds,
+            point.micro_batches,
+            self.cluster.device.ranks_per_processor,
+        )
+        return pipeline + max(load.per_step_seconds)
+
+    @cached_method
+    def step_seconds(self, point: RunPoint) -> float:
+        """Step seconds of a point, without its memory; infinite where it has no candidate."""
+        partitioned = self.partition(point.replica)
+        if partitioned is None:
+            return inf
+        load = self.uniform_load(point, partitioned)
+        pipeline = self.pipeline_seconds(Assignment.uniform(point, len(self.calls)), load)
+        return pipeline + max(load.per_step_seconds)
 
     def assemble(
-        self, assignment: Assignment, bounds: tuple[int, ...], load: PipelineLoad
+        self, assignment: Assignment, bounds: tuple[int, ...], load: PipelineLoad, peak_bytes: int
     ) -> Candidate:
-        """The candidate whose stages take this load."""
-        execution, busy = self.function_prices.execution, load.busy_seconds
-        micro_batches, chunks = assignment.micro_batches, assignment.model_chunks
+        """The candidate whose stages take this load, and whose fullest device these bytes."""
+        pipeline, busy = self.pipeline_seconds(assignment, load), load.busy_seconds
+        step_seconds = pipeline + max(load.per_step_seconds)
+        ran = assignment.micro_batches * sum(busy)
+        bubble = 1 - ran / (len(busy) * pipeline) if pipeline else 0.0
+        return Candidate(assignment, bounds, step_seconds, bubble, peak_bytes)
+
+    def pipeline_seconds(self, assignment: Assignment, load: PipelineLoad) -> float:
+        """Seconds of all micro-batches of a step."""
+        execution, chunks = self.function_prices.execution, assignment.model_chunks
         shared = self.cluster.device.ranks_per_processor
         if assignment.schedule in CLOSED_FORMS:
-            pipeline = pipeline_seconds(
-                busy,
+            return pipeline_seconds(
+                load.busy_seconds,
                 load.send_seconds,
-                micro_batches,
+                assignment.micro_batches,
                 max(chunks, execution.chunks),
                 "transfers" in execution.overlaps,
                 shared,
                 load.end_shares if chunks > 1 else (),
             )
-        else:
-            pipeline = scheduled_seconds(
-                assignment.schedule, load.work(chunks), load.send_seconds, micro_batches, shared
-            )
-        step_seconds = pipeline + max(load.per_step_seconds)
-        bubble = 1 - micro_batches * sum(busy) / (len(busy) * pipeline) if pipeline else 0.0
-        return Candidate(assignment, bounds, step_seconds, bubble, load.peak_bytes)
+        return scheduled_seconds(
+            assignment.schedule,
+            load.work(chunks),
+            load.send_seconds,
+            assignment.micro_batches,
+            shared,
+        )
 
     @cached_method
     def partition(self, replica: ReplicaPoint) -> StagePartition | None:
@@ -254,11 +301,17 @@ class CandidatePricer:
             self.transfer_prices.seconds(payloads, program),
             end_chunk_shares(self.call_prices.seconds(prices), [s.model_chunks for s in stages]),
             [s.sync_seconds for s in stages],
-            max(s.peak_bytes for s in stages),
             [s.weights_seconds for s in stages],
             [s.forward_seconds for s in stages],
         )
-        return self.assemble(assignment, tuple(bounds), load)
+        peak_bytes = max(s.peak_bytes for s in stages)
+        return self.assemble(assignment, tuple(bounds), load, peak_bytes)
+
+    def balanced(self, assignment: Assignment) -> Candidate | None:
+        """The candidate of an assignment in balanced model chunks."""
+        if len(assignment.decisions) > 1:
+            return self.mixed_balanced(assignment)
+        return self.candidate(assignment.first_point)
 
     def mixed_balanced(self, assignment: Assignment) -> Candidate | None:
         """The candidate of different decisions for different calls, in balanced model chunks."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from ...cost_model.explain.confidence import CLOSE
 from ...ir.devices.cluster import Cluster
 from ...ir.errors import UsageError
 from ...ir.model.model import Model
@@ -25,13 +26,14 @@ from ..question.strategy_space import ModelAxes, axis_families, divisors, strate
 from ..sharding.engine_styles import refusal
 from .price_cache import PriceCache
 from .schedule_choice import (
-    FRUGAL,
     MOST_CHUNKS,
     chunk_counts,
     refuse,
     required,
     schedules_beside,
     seconds_without_bubble,
+    suits,
+    trials,
 )
 
 MOST_MIXES = 40  # groups of candidates, at most
@@ -162,42 +164,13 @@ class SearchSpace:
         names, demanded = schedules_beside(self.options), required(self.options)
         if not names or self.options.model_chunks:
             return candidates
-        by_decisions = dict[object, list[Candidate]]()
-        for c in candidates:
-            if c.strategies[0].stages > 1:
-                key = tuple((d.first, d.strategy) for d in c.decisions), c.micro_batches
-                by_decisions.setdefault(key, []).append(c)
-        if demanded:
-            candidates = [c for c in candidates if c.strategies[0].stages == 1]
-        groups = [
-            (min(seconds_without_bubble(c, names) for c in group), group)
-            for group in by_decisions.values()
-            if demanded or self.may_fit(group, names)
-        ]
-        for lower_bound, group in sorted(groups, key=lambda item: item[0]):
-            if (lower_bound >= self.best_seconds and not demanded) or self.deadline.passed():
+        added = [c for c in candidates if not demanded or c.strategies[0].stages == 1]
+        for trial in trials(candidates, names, self.able):
+            if self.deadline.passed():
                 break
-            for c in group:
-                runs = [n for n in names if not self.engine.schedule_refusal(c.strategies[0], n)]
-                for name in runs if demanded else self.worth_trying(c, runs):
-                    candidates = [*candidates, *self.under(c, name, demanded)]
-        return candidates
-
-    def worth_trying(self, candidate: Candidate, names: Sequence[str]) -> list[str]:
-        """Schedules that may make a candidate the fastest: those of `FRUGAL` where it does not fit, the
-        others, which are faster, where it does."""
-        frugal = candidate.peak_bytes > self.memory_limit_bytes
-        return [
-            name
-            for name in names
-            if (name in FRUGAL) == frugal
-            and seconds_without_bubble(candidate, [name]) < self.best_seconds
-        ]
-
-    def may_fit(self, group: Sequence[Candidate], names: Sequence[str]) -> bool:
-        """Whether a candidate of a group may fit under one of the schedules."""
-        fits = min(c.peak_bytes for c in group) <= self.memory_limit_bytes
-        return fits or not FRUGAL.isdisjoint(names)
+            if trial.least_seconds < self.best_seconds or demanded:
+                added += self.under(trial.candidates, trial.schedule, demanded)
+        return added
 
     def update_best(self, candidates: Sequence[Candidate]) -> float:
         """Seconds of the fastest of these that fits; updates the best so far."""
@@ -208,21 +181,48 @@ class SearchSpace:
         self.best_seconds = min(self.best_seconds, fastest)
         return fastest
 
-    def under(self, candidate: Candidate, schedule: str, demanded: bool) -> Iterator[Candidate]:
-        """A candidate under a schedule in all numbers of model chunks that may be the fastest."""
-        stages, count = candidate.strategies[0].stages, candidate.micro_batches
+    def able(self, candidate: Candidate, schedule: str) -> bool:
+        """Whether a schedule may make a candidate the fastest; if it is demanded, whether it can."""
+        if self.engine.schedule_refusal(candidate.strategies[0], schedule):
+            return False
+        return required(self.options) or suits(candidate, schedule, self.memory_limit_bytes)
+
+    def under(
+        self, group: Sequence[Candidate], schedule: str, demanded: bool
+    ) -> Iterator[Candidate]:
+        """Candidates of one split under a schedule in all numbers of model chunks that may give the
+        fastest."""
+        stages, count = group[0].strategies[0].stages, group[0].micro_batches
         for chunks in reversed([*chunk_counts(schedule, stages, count, self.stages)]):
-            least_seconds = seconds_without_bubble(candidate, [schedule], chunks)
-            if least_seconds >= self.best_seconds and not demanded:
+            assignments = [
+                replace(c.assignment, model_chunks=chunks, schedule=schedule)
+                for c in group
+                if demanded or seconds_without_bubble(c, [schedule], chunks) < self.best_seconds
+            ]
+            if not assignments:
                 return
-            assignment = replace(candidate.assignment, model_chunks=chunks, schedule=schedule)
-            if len(assignment.decisions) > 1:
-                again = self.pricer.mixed_balanced(assignment)
-            else:
-                again = self.pricer.candidate(assignment.first_point)
-            if again is not None:
-                self.update_best([again])
-                yield again
+            for assignment in assignments if demanded else self.promising(assignments):
+                candidate = self.pricer.balanced(assignment)
+                if candidate is not None:
+                    self.update_best([candidate])
+                    yield candidate
+
+    def promising(self, assignments: Sequence[Assignment]) -> Sequence[Assignment]:
+        """Assignments of one split whose memory is worth knowing: all where one is faster than the
+        fastest that fits, since layers may be mixed from them, else those about as fast as that."""
+        if any(len(assignment.decisions) > 1 for assignment in assignments):
+            return assignments
+        close = (CLOSE if self.slow_factor < inf else inf) * self.best_seconds
+
+        def within(limit: float) -> Iterator[Assignment]:
+            for least_seconds, assignment in bounds:
+                if least_seconds < limit and seconds(assignment.first_point) < limit:
+                    yield assignment
+
+        seconds = self.pricer.step_seconds
+        bounds = [(self.pricer.least_seconds(a.first_point), a) for a in assignments]
+        faster = next(within(self.best_seconds), None)
+        return assignments if faster is not None else [*within(close)]
 
     def add_memory_actions(self) -> None:
         """Add candidates with memory actions other than keep and recompute."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, NoReturn
 
 from ...ir.errors import UsageError
+from ...ir.plan.memory_action import KEEP
 from ...ir.plan.schedules.registry import SCHEDULES, check_schedule
 from ..question.candidate import Candidate
 from ..question.options import PlanOptions
@@ -32,6 +33,53 @@ def seconds_without_bubble(
     """A lower bound of a candidate's step seconds under schedules of at most so many model chunks."""
     part = 1 - 1 / chunks if names == ["interleaved"] else 1.0
     return candidate.step_seconds * (1 - candidate.bubble * part)
+
+
+class ScheduleTrial(NamedTuple):
+    """Candidates of one split that a schedule may make the fastest, and a lower bound of their step
+    seconds under it."""
+
+    frugal: bool
+    least_seconds: float
+    number: int
+    schedule: str
+    candidates: list[Candidate]
+
+
+def trials(
+    candidates: Iterable[Candidate], names: Iterable[str], able: Callable[[Candidate, str], bool]
+) -> list[ScheduleTrial]:
+    """Every schedule with the candidates that are `able` to have it, most promising first, those of
+    `FRUGAL` last. Of candidates that split devices and batch alike, memory actions and the roles of
+    batch axes aside, layers may be mixed: they are tried together."""
+    by_split: dict[object, list[Candidate]] = {}
+    for candidate in candidates:
+        if candidate.strategies[0].stages > 1:
+            assignment = candidate.assignment
+            key = tuple(
+                (d.first, assignment.point(d).replica._replace(memory=KEEP))
+                for d in candidate.decisions
+            )
+            by_split.setdefault(key, []).append(candidate)
+    tried = [
+        ScheduleTrial(
+            name in FRUGAL,
+            min(seconds_without_bubble(c, [name]) for c in group),
+            number,
+            name,
+            group,
+        )
+        for number, split in enumerate(by_split.values())
+        for name in names
+        if (group := [c for c in split if able(c, name)])
+    ]
+    return sorted(tried, key=lambda trial: trial[:3])
+
+
+def suits(candidate: Candidate, schedule: str, limit_bytes: int) -> bool:
+    """Whether a schedule may make a candidate the fastest: one of `FRUGAL` where it does not fit, the
+    others, which are faster, where it does."""
+    return (schedule in FRUGAL) == (candidate.peak_bytes > limit_bytes)
 
 
 def chunk_counts(schedule: str, stages: int, micro_batches: int, most_stages: int) -> Iterator[int]:

@@ -1,5 +1,7 @@
 """Interleaved schedules in the search: faster where bubbles are, priced as simulated and explained."""
 
+import random
+
 import pytest
 from msgspec.structs import replace
 
@@ -7,12 +9,17 @@ from plait.api.plans.explanation import differences
 from plait.cost_model.hardware import load_cluster
 from plait.cost_model.memory.in_flight import micro_batches_in_flight
 from plait.cost_model.pipeline.closed_form import schedule_rows
-from plait.cost_model.pipeline.scheduled import StageWork, scheduled_seconds, simulate_schedule
+from plait.cost_model.pipeline.scheduled import (
+    StageWork,
+    least_scheduled_seconds,
+    scheduled_seconds,
+    simulate_schedule,
+)
 from plait.cost_model.what_if import Conditions, simulate_step
 from plait.ir.capture import trace
 from plait.ir.errors import FileError, UsageError
 from plait.ir.plan.schedules.interleave import peak_in_flight
-from plait.ir.plan.schedules.registry import verify_rows
+from plait.ir.plan.schedules.registry import SCHEDULES, verify_rows
 from plait.ir.plan.verify import verify_plan
 from plait.ir.text.summary import plan_summary
 from plait.planner import PlanOptions, plan
@@ -134,6 +141,24 @@ def test_long_steps_repeat_what_short_ones_do():
     for name in ("zbv", "v-half", "v-min", "dualpipev"):
         exact = simulate_schedule(name, work, [0.1] * 3, 30).makespan_seconds
         assert scheduled_seconds(name, work, [0.1] * 3, 30) == pytest.approx(exact, rel=0.01)
+        assert 0.8 * exact < least_scheduled_seconds(name, work, [0.1] * 3, 30) <= exact
+
+
+def test_no_schedule_takes_less_than_its_lower_bound():
+    draw = random.Random(0)
+    for name, schedule in SCHEDULES.items():
+        stages, chunks = draw.choice((2, 3, 4)), schedule.chunks or 2
+        share = draw.uniform(0.3, 0.7) if chunks > 1 else 1.0
+        work = [
+            StageWork(forward, backward, weights, (share, 1 - share)[:chunks])
+            for forward, backward, weights in (
+                [draw.uniform(0.5, 2) for _ in "FBW"] for _ in range(stages)
+            )
+        ]
+        sends = [draw.choice((0.0, 0.3)) for _ in range(stages)]
+        for count in (2 * stages, 3 * stages, 6 * stages):
+            exact = simulate_schedule(name, work, sends, count).makespan_seconds
+            assert least_scheduled_seconds(name, work, sends, count) <= exact
 
 
 def test_a_schedule_that_stages_cannot_have_is_refused(model, cluster):
