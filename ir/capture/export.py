@@ -34,6 +34,7 @@ from .python_state.rebound import module_tensors, write_rebound
 from .repeated.repeats import Repeats
 from .replaced import conditional, flexible
 from .replaced.adaptive import AdaptiveSoftmax, adaptive_softmax
+from .replaced.conversions import conversions
 from .replaced.experts import recorded_experts
 from .replaced.norms import BatchNorm, batch_norm
 from .replaced.sequences import Sequences
@@ -229,6 +230,7 @@ def _record(model: nn.Module, step: Step, branches: Branches, entering: _Tensors
         stack.enter_context(fake_mode)
         stack.enter_context(branches)
         stack.enter_context(calls_replaced(replacements_of(branches)))
+        stack.enter_context(conversions(model, branches))
         try:
             graph = make_fx(run, pre_dispatch=True)(fake_state, list(fakes.values()))
         except TraceError:

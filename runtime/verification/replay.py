@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
+from torch.nn.utils.rnn import PackedSequence
 
 from ...ir.capture.operators.elementary import MASK_ARGUMENTS, UNIFORM, call_key, dropout_mask
 from ...ir.capture.operators.random_numbers import uniform
@@ -43,9 +44,15 @@ class Draw(NamedTuple):
     paths: tuple[str, ...]  # of the module that draws, as a call and its scope may name it
     dtype: str = ""
 
-    def fits(self, shape: tuple[int, ...], rate: float | None) -> bool:
-        """Whether a tensor of noise is this mask's; leading dimensions may be merged."""
+    def fits(
+        self, shape: tuple[int, ...], rate: float | None, packed: PackedSequence | None
+    ) -> bool:
+        """Whether a tensor of noise is this mask's; leading dimensions may be merged, or the rows those
+        of a packed sequence."""
         same = prod(shape) == prod(self.shape) and shape[-1:] == self.shape[-1:]
+        if packed is not None and shape[0] == len(packed.data) and len(self.shape) == 3:
+            steps, samples = len(packed.batch_sizes), int(packed.batch_sizes[0])
+            same |= self.shape[0] >= steps and self.shape[1:] == (samples, *shape[1:])
         if self.rate is None or rate is None:
             return same
         return same and abs(rate - self.rate) < RATE_ERROR
@@ -109,6 +116,7 @@ class MaskReplay(TorchDispatchMode):
         self.unreplayed: dict[str, None] = {}
         self.narrowest: torch.dtype | None = None
         self.running: list[str] = []
+        self.packed: list[PackedSequence | None] = []  # by running module, what it was called with
         # a checkpointed forward runs again with the generator's state restored: same state, same mask
         self.drawn: dict[bytes, Draw | None] = {}
 
@@ -176,7 +184,10 @@ class MaskReplay(TorchDispatchMode):
             return result
         if draw.rate is None:
             return self.distributed(DISTRIBUTIONS[NOISE], draw, result, args)
-        return result.copy_(draw.mask(self.seed, self.step).reshape(shape))
+        mask, packed = draw.mask(self.seed, self.step), self.packed[-1] if self.packed else None
+        if packed is not None and prod(shape) != prod(draw.shape):
+            mask = _rows(packed, mask)
+        return result.copy_(mask.reshape(shape))
 
     def next_draw(self, shape: tuple[int, ...], rate: float | None, state: Tensor) -> Draw | None:
         """The mask for noise of a shape: that drawn from this state before, or the next in order."""
@@ -184,7 +195,8 @@ class MaskReplay(TorchDispatchMode):
         if digest not in self.drawn:
             due = self.draws[self.position : self.position + 1]
             path = _plain(self.running[-1] if self.running else "")
-            matching = [d for d in due if d.fits(shape, rate) and self.is_at(path, d)]
+            packed = self.packed[-1] if self.packed else None
+            matching = [d for d in due if d.fits(shape, rate, packed) and self.is_at(path, d)]
             self.position += len(matching)
             self.drawn[digest] = matching[0] if matching else None
         return self.drawn[digest]
@@ -198,12 +210,14 @@ class MaskReplay(TorchDispatchMode):
         """Note which module is running."""
         paths = {id(module): path for path, module in self.module.named_modules()}
 
-        def enter(module: nn.Module, _: Any) -> None:
+        def enter(module: nn.Module, args: Any) -> None:
             outside = self.running[-1] if self.running else ""
             self.running.append(paths.get(id(module), outside))
+            self.packed.append(next((a for a in args if isinstance(a, PackedSequence)), None))
 
         def leave(*_: Any) -> None:
             self.running.pop()
+            self.packed.pop()
 
         handles = (
             module_hooks.register_module_forward_pre_hook(enter),
@@ -213,8 +227,17 @@ class MaskReplay(TorchDispatchMode):
             yield
         finally:
             self.running.clear()
+            self.packed.clear()
             for handle in handles:
                 handle.remove()
+
+
+def _rows(packed: PackedSequence, mask: Tensor) -> Tensor:
+    """Of a mask [steps samples …] what falls on the rows of a packed sequence."""
+    if packed.sorted_indices is not None:
+        mask = mask[:, packed.sorted_indices]
+    counts = packed.batch_sizes.tolist()
+    return torch.cat([of_step[:n] for of_step, n in zip(mask, counts, strict=False)])
 
 
 def _plain(path: str) -> str:

@@ -25,6 +25,7 @@ from ..recorded.compared import meeting, same_but_for_constants
 from ..torch_private import is_fake
 from ..values.branches import Branches
 from ..values.explore import Explorer, Meeting, OtherSide
+from ..values.numbers import UnknownNumber
 from .random_state import GlobalRandom, lines_that_draw
 from .snapshot import SCALARS, Leaf, State
 
@@ -64,7 +65,25 @@ def record_steady(
     model: nn.Module, loss_fn: LossFunction | None, record_once: Callable[[Branches], Recording]
 ) -> Recording:
     """What a recording of the model gives; raises TraceError where the next step would give something
-    else."""
+    else. Where a number of Python is asked for that nobody knows, `int` and `float` of the model's
+    code are converted."""
+
+    def converting(branches: Branches) -> Recording:
+        branches.converting = True
+        return record_once(branches)
+
+    try:
+        return _record_steady(model, loss_fn, record_once)
+    except UnknownNumber as error:
+        try:
+            return _record_steady(model, loss_fn, converting)
+        except TraceError:
+            raise error from None
+
+
+def _record_steady(
+    model: nn.Module, loss_fn: LossFunction | None, record_once: Callable[[Branches], Recording]
+) -> Recording:
     before, randoms = State(model, loss_fn), GlobalRandom()
     try:
         with lines_that_draw() as lines:

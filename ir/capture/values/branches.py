@@ -21,7 +21,7 @@ from ..replaced.sparse import sparse_matrix
 from ..torch_private import outside_modes, tree_leaves, tree_map
 from .known import SIZED, KnownValues
 from .losses import ctc_loss, multi_margin_loss
-from .numbers import Number, as_tensors
+from .numbers import Number, as_tensors, spans
 from .parts import Parts
 from .rewritten import Frozen, rewritten
 from .scattered import masked_scatter
@@ -52,14 +52,15 @@ class Branches(TorchFunctionMode):
     """Answers the code that asks a recorded tensor for values.
 
     `sides`: of branches by line; those that no rule decides are added. `flipped`: the number of a
-    branch that takes the other side. `answering`: code of the model runs.
+    branch that takes the other side. `answering`: code of the model runs. `converting`: its `int(x)` and
+    `float(x)` of what nobody knows are numbers of the recording.
     """
 
     def __init__(self, sides: dict[str, bool] | None = None, flipped: int | None = None) -> None:
         super().__init__()
         self.sides, self.flipped = dict(sides or {}), flipped
         self.asked: list[Branch] = []
-        self.answering = False
+        self.answering = self.converting = False
         self.known = KnownValues()
         self.selections = Selections(self.known)
         self.parts = Parts(self.selections)
@@ -106,6 +107,8 @@ class Branches(TorchFunctionMode):
             return self.selections.call(name, func, args, kwargs)
         if name in PLACES and self.asks_places(name, args):
             return self.selections.places_of(args[0], name == "where" or "as_tuple" in kwargs)
+        if name in ("__getitem__", WRITE):
+            args = (args[0], spans(*args[:2]), *args[2:])
         if name == "__getitem__":
             args = self.indexed(*args)
             if isinstance(args, Tensor):

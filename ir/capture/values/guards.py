@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ...errors import TraceError
 from ..operators.checked import OPS
 from ..torch_private import outside_modes, tree_leaves
 from .known import KnownValues
+from .numbers import UnknownNumber
 
 MESSAGE = (
     "{line}: the program was made for the values {values} there, as the batch or a buffer had "
@@ -24,7 +24,7 @@ def guarded(loss: Tensor, known: KnownValues) -> Tensor:
     """The loss, with nothing added, once the values that code was told are what they were."""
     for tensor, value, line in known.guards.values():
         for buffer in known.buffers.get(id(tensor), frozenset()) & known.changed:
-            raise TraceError(CHANGED.format(line=line, buffer=buffer))
+            raise UnknownNumber(CHANGED.format(line=line, buffer=buffer))
         with outside_modes():
             values = value.tolist()
         same = tensor == _recorded(values, tensor)

@@ -13,12 +13,25 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy
+import torch
 from torch import Tensor
 
 from ...errors import TraceError
 from ..locate import current_user_line
+from ..operators.checked import OPS
 from ..torch_private import outside_modes, tree_map
 from .known import KnownValues
+
+UNKNOWN = (
+    "{line}: the computation depends on values of tensors which a compiled program cannot know in "
+    "advance: what .item() gives may be computed with and compared, and is no size, index or argument "
+    "of a function of Python. Keep it a tensor, or pass it in the batch as a number"
+)
+OUTSIDE = "{line}: the span of {length} from that number on is not within the {size} there"
+
+
+class UnknownNumber(TraceError):
+    """Code asks for a number of Python that a compiled program cannot know."""
 
 
 class Answers(Protocol):
@@ -30,10 +43,14 @@ class Answers(Protocol):
 
 
 class Number:
-    """What `tensor.item()` gives; the answers are those of the recording."""
+    """What `tensor.item()` gives; the answers are those of the recording.
+
+    It is the number `root` and an `offset` that is known.
+    """
 
     def __init__(self, tensor: Tensor, answers: Answers) -> None:
-        self.tensor, self.answers = tensor.detach().reshape(()), answers
+        self.tensor, self.answers = tensor.detach().clone().reshape(()), answers
+        self.root, self.offset = self, 0
         answers.known.same(self.tensor, tensor)
 
     @classmethod
@@ -61,12 +78,7 @@ class Number:
         if value is not None:
             with outside_modes():
                 return value.item()
-        raise TraceError(
-            f"{line}: the computation depends on values of tensors which a compiled "
-            "program cannot know in advance: what .item() gives may be computed with and compared, and "
-            "is no size, index or argument of a function of Python. Keep it a tensor, or pass it in "
-            "the batch as a number"
-        )
+        raise UnknownNumber(UNKNOWN.format(line=line))
 
     def __float__(self) -> float:
         return float(self._value())
@@ -83,6 +95,18 @@ class Number:
     def __hash__(self) -> int:
         return hash(self._value())
 
+    def truncated(self) -> Number:
+        """`int(number)`."""
+        if not self.tensor.is_floating_point():
+            return self
+        return Number(self.tensor.trunc().to(torch.int64), self.answers)
+
+    def _moved(self, result: Number, by: Any) -> Number:
+        """`result`, which is this number and `by`."""
+        if type(by) is int:
+            result.root, result.offset = self.root, self.offset + by
+        return result
+
 
 def _forwards(name: str) -> Callable[..., Any]:
     operation = getattr(operator, name)
@@ -94,6 +118,15 @@ def _backwards(name: str) -> Callable[..., Any]:
     return lambda self, other: self._computed(lambda x, y: operation(y, x), other)
 
 
+def _add(number: Number, other: Any) -> Any:
+    return number._moved(number._computed(operator.add, other), other)
+
+
+def _sub(number: Number, other: Any) -> Any:
+    by = -other if type(other) is int else None
+    return number._moved(number._computed(operator.sub, other), by)
+
+
 def _comparison(name: str) -> Callable[..., bool]:
     operation = getattr(operator, name)
     return lambda self, other: self._compared(operation, other)
@@ -102,6 +135,8 @@ def _comparison(name: str) -> Callable[..., bool]:
 for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
     setattr(Number, f"__{_name}__", _forwards(_name))
     setattr(Number, f"__r{_name}__", _backwards(_name))
+for _name, _rule in (("__add__", _add), ("__radd__", _add), ("__sub__", _sub)):
+    setattr(Number, _name, _rule)
 for _name in ("neg", "abs"):
     setattr(Number, f"__{_name}__", _forwards(_name))
 for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
@@ -111,6 +146,31 @@ for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
 def as_tensors(values: Any) -> Any:
     """Arguments with numbers as tensors of no dimension."""
     return tree_map(lambda v: v.tensor if isinstance(v, Number) else v, values)
+
+
+def spans(x: Tensor, index: Any) -> Any:
+    """An index with the places of its slices `n : n + length`, where n is a number that nobody knows.
+
+    Python ends a slice at the tensor's end; a program refuses the step in which that happens.
+    """
+    parts = index if isinstance(index, tuple) else (index,)
+    spanned = [n for n, part in enumerate(parts) if isinstance(part, slice) and _length(part)]
+    if len(spanned) != 1 or any(not isinstance(p, slice) for p in parts):
+        return index
+    axis = spanned[0]
+    start, length, size = parts[axis].start, _length(parts[axis]), x.shape[axis]
+    places = start.tensor + torch.arange(length, device=x.device)
+    text = OUTSIDE.format(line=current_user_line(), length=length, size=size)
+    places = OPS.checked(places, (places >= 0) & (places < size), text)
+    return (*parts[:axis], places, *parts[axis + 1 :])
+
+
+def _length(part: slice) -> int:
+    """The length of a slice between two numbers that lie so far apart; 0 where nobody knows."""
+    first, last = part.start, part.stop
+    if not isinstance(first, Number) or not isinstance(last, Number) or part.step is not None:
+        return 0
+    return max(last.offset - first.offset, 0) if last.root is first.root else 0
 
 
 # questions that a rule answers: numbers of the training are taken to be finite

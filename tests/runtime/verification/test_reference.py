@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import rnn
 from torch.utils.checkpoint import checkpoint
 
 from plait.ir.capture import Source, trace
@@ -82,11 +83,31 @@ def test_rounding_decides_over_a_bias_that_batch_norm_takes_away(optimizer, deci
     assert off["0.weight"] < TOLERANCE
 
 
-def test_masks_are_replayed_in_the_module_as_the_interpreter_draws_them() -> None:
-    model = traced()
-    eager = reference(source, model, TRAINING)
-    assert (eager.notes, eager.faults) == ((), ())
-    one = source()
+class Packed(nn.Module):
+    """Two recurrent layers on sequences of unequal lengths: their mask is that of the rows there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.GRU(8, 8, 2, batch_first=True, dropout=0.25)
+
+    def forward(self, x):
+        lengths = torch.tensor([2, 5, 1, 3])
+        packed = rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return self.network(packed)[1]
+
+
+def packed_source() -> Source:
+    torch.manual_seed(0)
+    batch = (torch.randn(4, 6, 8, dtype=torch.float64),)
+    return Source(Packed().double(), batch, lambda out, _: out.square().mean(), "net", "net")
+
+
+@pytest.mark.parametrize("build", [source, packed_source])
+def test_masks_are_replayed_in_the_module_as_the_interpreter_draws_them(build) -> None:
+    one = build()
+    model = trace(one.model, one.batch, one.loss_fn)
+    eager = reference(build, model, TRAINING)
+    assert (eager.notes, eager.faults, eager.unmatched_draws) == ((), (), ())
     states = dict(one.model.named_parameters())
     batch = [tensor for _, tensor in leaves(one.batch)]
     loss, gradients, _ = execute(model, states, batch, seed=7, step=0)

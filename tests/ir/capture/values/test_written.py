@@ -101,6 +101,42 @@ def test_constants_that_the_first_step_keeps() -> None:
         trace(Cached(True), x)
 
 
+class Queue(nn.Module):
+    """Keys of the last steps, written behind a pointer that is read as a number of Python."""
+
+    def __init__(self, by_item: bool) -> None:
+        super().__init__()
+        self.linear, self.by_item = nn.Linear(6, 6).double(), by_item
+        self.register_buffer("queue", torch.rand(6, 8, dtype=torch.float64))
+        self.register_buffer("pointer", torch.tensor([2]))
+
+    def forward(self, x):
+        keys = self.linear(x)
+        first = self.pointer.item() if self.by_item else int(self.pointer)
+        assert isinstance(len(keys), int)
+        loss = (keys @ self.queue.clone()).square().mean() + keys[:, first].mean()
+        self.queue[:, first : first + len(keys)] = keys.detach().t()
+        self.pointer[0] = (first + len(keys)) % self.queue.shape[1]
+        return loss + self.queue[:3, 1 + first : first + 3].mean()
+
+
+@pytest.mark.parametrize("by_item", [False, True])
+def test_a_pointer_of_a_queue_is_no_constant(by_item: bool) -> None:
+    module, x = Queue(by_item), torch.randn(4, 6, dtype=torch.float64)
+    model = trace(module, x)
+    before = {n: t.detach().clone() for n, t in module.state_dict().items()}
+    before["pointer"] += 2
+    module.pointer += 2
+    loss, gradients, written = execute(model, before, [x])
+    expected = module(x)
+    expected.backward()
+    torch.testing.assert_close(loss, expected.detach())
+    torch.testing.assert_close(gradients["linear.weight"], module.linear.weight.grad)
+    torch.testing.assert_close(written, dict(module.named_buffers()))
+    with pytest.raises(RuntimeError, match=r"keys.detach\(\).t.*span of 4 .* not within the 8"):
+        execute(model, before | {"pointer": torch.tensor([5])}, [x])
+
+
 def diagonals(x):
     square = x @ x.t()
     square.fill_diagonal_(0.5)
