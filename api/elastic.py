@@ -163,6 +163,7 @@ def planned_again(folder: Path, ranks: int, devices: Cluster | None = None) -> G
         "precision": None if half else table.precision,
         "gradient_precision": table.gradient_precision,
         "expert_slots": table.expert_slots,
+        "optimizer_on": "host" if table.steps_on_host else "device",
         "optimizer": table.optimizer if table.optimizer in OPTIMIZERS else "adamw",
     }
     made = plan_for_all(model, devices or f"local:{ranks}", **options)

@@ -86,7 +86,8 @@ def step_graph(model: Model, cluster: Cluster | None, optimizer: str) -> Placeme
     Raises UsageError without a cluster."""
     from ..cost_model.placement.from_model import graph_of
     from ..ir.lowering.cast import narrowest_item_bytes
-    from ..planner.question.options import PlanOptions, optimizer_states
+    from ..planner.question.options import PlanOptions
+    from ..planner.question.training import optimizer_states
 
     if cluster is None:
         raise UsageError("a model has no times of its own: name the cluster that it runs on")

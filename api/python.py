@@ -231,11 +231,12 @@ def plan_for_all(model: Model, cluster: str | Cluster, **options: Any) -> Plan:
 
 
 def precisions(plan: ir.Plan) -> dict[str, Any]:
-    """The options that ask for a plan's precisions and slots of experts again."""
-    from ..planner.question.options import training_of_plan
+    """The options that ask again for a plan's precisions, slots of experts and memory of optimizers."""
+    from ..planner.question.training import training_of_plan
 
+    names = ("precision", "gradient_precision", "expert_slots", "optimizer_on")
     training = training_of_plan(plan)
-    return {name: training[name] for name in ("precision", "gradient_precision", "expert_slots")}
+    return {name: training[name] for name in names}
 
 
 class CompiledRequest(NamedTuple):

@@ -105,7 +105,7 @@ def _small_plan(plan: Plan, model: Model, shrunk: ShrunkPlan) -> Plan:
     from ..cost_model.hardware import load_cluster
     from ..planner import PlanOptions
     from ..planner import plan as search
-    from ..planner.question.options import training_of_plan
+    from ..planner.question.training import training_of_plan
 
     return search(
         model,

@@ -30,8 +30,9 @@ from plait.ir.plan.memory_action import BASIC_ACTIONS
 from plait.planner.pricing.candidate_pricer import CandidatePricer
 from plait.planner.pricing.function_prices import FunctionPrices
 from plait.planner.question.candidate import Candidate, RunPoint
-from plait.planner.question.options import PlanOptions, optimizer_states
+from plait.planner.question.options import PlanOptions
 from plait.planner.question.strategy_space import axis_families, divisors, strategies
+from plait.planner.question.training import optimizer_states
 
 CONFIG = Path(__file__).resolve().parent.parent / "examples" / "configs" / "llama3-8b.json"
 

@@ -75,6 +75,7 @@ def program_table(
         gradient_precision=plan.gradient_precision,
         neighbours=_neighbours(plan),
         expert_slots=plan.expert_slots,
+        steps_on_host=plan.optimizer.on_host,
     )
 
 

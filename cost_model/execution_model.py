@@ -47,7 +47,8 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     also what travels; None: those of its parameter. `stepped_item_bytes`: bytes per element of the
     copy that the optimizer steps on, and of its gradient then; None: those of a gradient.
     `step_vectors`: tensors of a parameter's size that an optimizer makes for itself while it steps, of
-    all parameters at once if it `steps_at_once`. `unreduced_item_bytes`: bytes per element of gradients
+    all parameters at once if it `steps_at_once`; where it `steps_on_host`, its states and what it makes
+    are not on the device. `unreduced_item_bytes`: bytes per element of gradients
     of the parameters' precision that stay beside the accumulated ones. `loss_copies`: fp32 tensors of
     the logits' size that the loss's backward makes beside its result, one more where classes are split.
     `keeps_sent`: activations that were sent to the next stage stay until their gradients come.
@@ -88,6 +89,7 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     stepped_item_bytes: int | None = None
     step_vectors: int = STEP_VECTORS
     steps_at_once: bool = False
+    steps_on_host: bool = False
     unreduced_item_bytes: int = 0
     loss_copies: int = 0
     keeps_sent: bool = False
@@ -135,6 +137,7 @@ def generated(optimizer: Optimizer, gradient_precision: str, item_bytes: int) ->
         gradient_item_bytes=full if widens else None,
         stepped_item_bytes=full if optimizer.master_weights else None,
         step_vectors=optimizer.step_vectors,
+        steps_on_host=optimizer.on_host,
     )
 
 

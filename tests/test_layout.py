@@ -47,7 +47,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"heterogeneous"},
     ],
     "runtime": [
-        {".torch_private", "comm"},
+        {".torch_private", ".host_memory", "comm"},
         {"compression", "launch"},
         {".session", "state", "inductor", "measurement", "operators", "torch_engine"},
         {"execution", "checkpoint"},

@@ -17,8 +17,8 @@ from ...ir.lowering.cast import in_precision
 from ...ir.model.model import Model
 from ...ir.plan.plan import Plan
 from ...ir.plan.program import GeneratedProgram
-from ...planner.question.options import training_of_plan
 from ...planner.question.pins import Pin
+from ...planner.question.training import training_of_plan
 from ..plans.plan_object import load_plan
 from ..plans.plan_request import plan_request
 

@@ -12,7 +12,8 @@ from ...ir.model.model import Model
 from ...ir.plan.difference import changed_runs, memory_actions
 from ...ir.plan.plan import Plan
 from ...ir.text.units import gib, micro_batches, seconds, size
-from ...planner.question.options import PlanOptions, training_of_plan
+from ...planner.question.options import PlanOptions
+from ...planner.question.training import training_of_plan
 from ...planner.search.baselines import Baseline, baseline_plan, parse_baselines
 from ...planner.search.driver import SearchSpace
 from ...planner.search.price_cache import PriceCache

@@ -30,8 +30,9 @@ from ...planner.interop.engine_layout import (
     layout_of_plan,
     pins_of_layout,
 )
-from ...planner.question.options import PlanOptions, training_of_plan
+from ...planner.question.options import PlanOptions
 from ...planner.question.pins import Pin
+from ...planner.question.training import training_of_plan
 from ...planner.search.driver import SearchSpace
 from ...planner.search.plan import no_plan
 from ...planner.search.plan import plan as search

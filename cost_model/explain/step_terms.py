@@ -50,6 +50,7 @@ from .term import (
     kernels_term,
     leg_term,
     legs_term,
+    optimizer_terms,
     priced_term,
     sent_term,
     stream_term,
@@ -392,5 +393,4 @@ def _synchronisation(
     trained, small = share.bytes.trained_bytes, small_share(share)
     yield from _exchange_terms(axes.step_reductions(share.bytes), axes, small)
     yield from _exchange_terms(axes.update_gathers(trained), axes, small)
-    updated = axes.updated_bytes(share.bytes, plan.optimizer.states)
-    yield stream_term("optimizer", plan.optimizer.name, updated, 1, cluster.device)
+    yield from optimizer_terms(share.bytes, axes, plan.optimizer, cluster.device)

@@ -12,8 +12,11 @@ import msgspec
 from msgspec.structs import replace
 
 from ...ir.devices.cluster import DEFAULT_SOURCE, Cluster, Device, Link
-from ...ir.plan.workload import Collectives, Kernels
+from ...ir.plan.plan import Optimizer
+from ...ir.plan.workload import Collectives, Kernels, StageBytes
 from ..communication.collective import CommGroup, Leg, LinkRates, collective_legs, leg_seconds
+from ..communication.data_parallel import BatchAxes
+from ..memory.host_states import host_step, host_stream_seconds
 from ..operators.roofline import (
     BANDWIDTH_EFFICIENCY,
     EFFICIENCY,
@@ -151,6 +154,20 @@ def host_term(copied: float, beside: float, times: int, device: Device) -> Term:
     work = amount("t_b", beside / times if times else 0.0)
     one = exposed_host_seconds(amount("B", copied), work, device)
     return priced_term("host memory", amount("n", times) * one, HOST)
+
+
+def optimizer_terms(
+    weights: StageBytes, axes: BatchAxes, optimizer: Optimizer, device: Device
+) -> Iterator[Term]:
+    """The optimizer's step, with the copies to a host that it steps on and back."""
+    if not optimizer.on_host:
+        updated = axes.updated_bytes(weights, optimizer.states)
+        yield stream_term("optimizer", optimizer.name, updated, 1, device)
+        return
+    step = host_step(weights, axes, optimizer)
+    on_host = host_stream_seconds(optimizer.name, amount("B", step.streamed), device)
+    stepping = priced_term("on the host", on_host, HOST)
+    yield total("optimizer", [stepping, host_term(step.copied, 0.0, 1, device)])
 
 
 def legend(cluster: Cluster) -> tuple[Symbol, ...]:

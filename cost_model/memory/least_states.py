@@ -11,6 +11,7 @@ from ...ir.model.model import Model
 from ...ir.plan.plan import Optimizer
 from ...ir.plan.strategy import ROLES
 from ..execution_model import ExecutionModel
+from .host_states import states_on_device
 
 STATE_KINDS = ("parameter", "optimizer")
 ROUNDED_ELEMENTS = 3  # of a stage, beside one of each call: shares of bytes are rounded down
@@ -62,7 +63,7 @@ def least_states(
     item = narrowest_item_bytes(model.parameters)
     summed_item = execution.gradient_item_bytes or item
     gradient_item = min(summed_item, execution.stepped_item_bytes or summed_item)
-    stepped_item = optimizer.states * optimizer.state_bytes
+    stepped_item = states_on_device(optimizer) * optimizer.state_bytes
     return LeastStates(
         sum(p.type.bytes for p in states) // shards["parameter"],
         summed * gradient_item // shards["optimizer"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from math import ceil, prod
 from typing import Generic, NamedTuple
 
@@ -24,6 +24,7 @@ from .exchange_buffers import (
     step_arrival_bytes,
     update_gather_bytes,
 )
+from .host_states import host_bytes, states_on_device
 from .in_flight import InFlight
 
 COMPRESSED_OPTIMIZER_VECTORS = (
@@ -60,15 +61,10 @@ def memory_terms(
             terms[name] = terms.get(name, 0) + amount
     terms["margin"] = margin_bytes(sum(terms.values()))
     terms["runtime"] = device.runtime_overhead_bytes
-    beyond = host_bytes([stage for stage, _ in parts], in_flight.peak) - device.host_memory_bytes
+    beyond = host_bytes(parts, optimizer, execution, in_flight) - device.host_memory_bytes
     if beyond > 0:
         terms["beyond host memory"] = device.memory_bytes + beyond
     return tuple(terms.items())
-
-
-def host_bytes(stages: Iterable[StageBytes], in_flight: float) -> int:
-    """Bytes of host memory for a device's offloaded values."""
-    return int(in_flight * sum(stage.host_bytes for stage in stages))
 
 
 class PartAmounts(NamedTuple, Generic[Whole]):
@@ -106,7 +102,7 @@ def part_amounts(
         stage.weight_bytes,
         axes.stepped_bytes(stage.trained_bytes, stage.partial_gradient_bytes, replicated),
         stage.item_bytes,
-        optimizer.states,
+        states_on_device(optimizer),
         optimizer.state_bytes,
         axes.compression_bytes(stage.trained_bytes, stage.small_tensor_bytes),
         peak.gradients,
@@ -130,7 +126,7 @@ def whole_tensor_bytes(
         return 0
     elements = stage.largest_weight_bytes * operators // stage.item_bytes
     value_bytes = execution.stepped_item_bytes or stage.item_bytes
-    return elements * (2 * value_bytes + optimizer.states * optimizer.state_bytes)
+    return elements * (2 * value_bytes + states_on_device(optimizer) * optimizer.state_bytes)
 
 
 def part_terms(amounts: PartAmounts[Whole], axes: BatchAxes) -> dict[str, Whole]:
@@ -302,6 +298,10 @@ def while_optimizer_steps(
     else:
         arriving = step_arrival_bytes(axes, stage.summed_bytes, largest)
         yield PeakBytes(batch, gradients, 0, 0, arriving)
+    if execution.steps_on_host:  # to which gradients leave one by one
+        yield PeakBytes(batch, gradients, 0, 0, biggest * (summed_item < stepped_item))
+        yield from while_updates_travel(stage, axes, execution, PeakBytes(batch, 0, 0, 0, 0))
+        return
     if summed_item < stepped_item:  # what was summed is widened one by one
         yield PeakBytes(batch, stepped, 0, 0, min(bucket, axes.local_bytes(summed, "optimizer")))
     # where the device is the host, optimizers take tensors one by one
@@ -309,18 +309,25 @@ def while_optimizer_steps(
     if axes.compressed_optimizer is not None:
         working = COMPRESSED_OPTIMIZER_VECTORS * elements[0] * FP32_BYTES
     yield PeakBytes(batch, stepped, 0, working, 0)
+    yield from while_updates_travel(stage, axes, execution, PeakBytes(batch, stepped, 0, 0, 0))
+
+
+def while_updates_travel(
+    stage: StageBytes, axes: BatchAxes, execution: ExecutionModel, stepped: PeakBytes
+) -> Iterator[PeakBytes]:
+    """Bytes while updated weights are gathered, beside what was there after the optimizer's step."""
     gather = update_gather_bytes(axes, stage.trained_bytes, stage.largest_weight_bytes)
     if gather is None:
         return
     rounded = 0
-    if stepped_item > stage.item_bytes:  # to be sent
+    if step_item(stage, execution) > stage.item_bytes or execution.steps_on_host:  # to be sent
         rounded = axes.local_bytes(stage.trained_bytes, "optimizer")
-    yield PeakBytes(batch, stepped, 0, 0, gather.travelling + rounded)
+    yield stepped._replace(communication=gather.travelling + rounded)
     if "weights" in execution.overlaps:
         forward = (p for p in stage.peak_points if p.phase == "forward")
         first = max((p.call_bytes + p.own_bytes for p in forward), default=0)
-        yield PeakBytes(batch, 0, 0, first, gather.travelling)
-        yield PeakBytes(batch, 0, 0, 0, gather.arriving)
+        yield PeakBytes(stepped.batch, 0, 0, first, gather.travelling)
+        yield PeakBytes(stepped.batch, 0, 0, 0, gather.arriving)
 
 
 def while_all_step(

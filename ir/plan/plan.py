@@ -178,7 +178,8 @@ class Optimizer(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `demand`: what it must see to step: any shard, whole tensors, or all tensors of the model.
     `master_weights`: it steps on float32 copies of parameters of 16 bits, which count as a state.
-    `step_vectors`: tensors of a parameter's size that a step makes for itself at once.
+    `step_vectors`: tensors of a parameter's size that a step makes for itself at once. `on_host`: it
+    steps on the device's host, with its states, a copy of parameters and gradients in host memory.
     """
 
     name: str
@@ -187,6 +188,13 @@ class Optimizer(msgspec.Struct, frozen=True, omit_defaults=True):
     demand: OptimizerDemand = "elementwise"
     master_weights: bool = False
     step_vectors: StateCount = STEP_VECTORS
+    on_host: bool = False
+
+    @property
+    def host_copies(self) -> int:
+        """Tensors of a parameter's size in host memory where it steps there: states, the values that it
+        steps on unless they count as a state, gradients."""
+        return self.states + 2 - int(self.master_weights) if self.on_host else 0
 
 
 class Plan(msgspec.Struct, frozen=True):

@@ -253,6 +253,7 @@ class ProgramTable(msgspec.Struct, frozen=True):
     mesh, along axes that span nodes and send rows to experts, the ranks that share one. `kernels` says
     whose run the operators of functions: torch's one by one, or those that inductor compiles.
     `expert_slots`: slots of a rank for replicas of experts, of every weight that is split by experts.
+    `steps_on_host`: the optimizer steps on the device's host, on copies in its memory.
     """
 
     model: str
@@ -286,6 +287,7 @@ class ProgramTable(msgspec.Struct, frozen=True):
     groups: tuple[GroupProgram, ...] = ()
     neighbours: tuple[dict[str, Count], ...] = ()
     expert_slots: SlotCount = 0
+    steps_on_host: bool = False
 
     @property
     def scales_loss(self) -> bool:

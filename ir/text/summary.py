@@ -77,6 +77,7 @@ def plan_summary(plan: Plan) -> str:
         f"  strategy  {plan.strategy_text}   global batch {plan.global_batch}, "
         + ", ".join((micro_batches(plan.micro_batches), *_pipeline(plan))),
         f"  precision {plan.precision}, optimizer {plan.optimizer.name}"
+        + (" on the host" if plan.optimizer.on_host else "")
         + (f", engine {plan.engine}" if plan.engine != "plait" else ""),
     ]
     lines += [f"  costs     {text}" for text in (costs_of_step(plan),) if text]

@@ -24,8 +24,9 @@ from ...ir.plan.family import DEVICE_GROUPS, family
 from ...ir.plan.groups.device_group import DeviceGroup
 from ...ir.plan.plan import Alternative, Plan
 from ..question.deadline import Deadline, Watch, unwatched, without_bound
-from ..question.options import PlanOptions, optimizer_states
+from ..question.options import PlanOptions
 from ..question.strategy_space import divisors
+from ..question.training import optimizer_states
 from ..search.driver import SearchSpace
 from ..search.families import with_families, with_terms
 from ..search.first_plan import first_fitting

@@ -23,6 +23,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from ...cost_model.communication.data_parallel import BatchAxes
+from ...cost_model.memory.host_states import host_bytes
 from ...cost_model.memory.in_flight import InFlight
 from ...cost_model.memory.peak import (
     MARGIN,
@@ -217,7 +218,7 @@ class LayerMix:
             choice.times.per_step_seconds / calls,
             bytes_at(least) / calls,
             bytes_at(idle) / calls,
-            pipeline_state.peak * stage_bytes.host_bytes / calls,
+            host_bytes(((stage_bytes, axes),), pricer.optimizer, execution, pipeline_state) / calls,
             max(sum(peak) - sum(idle), 0),
         )
 

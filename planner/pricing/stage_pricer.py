@@ -10,8 +10,9 @@ from math import prod
 
 from ...cost_model.communication.data_parallel import BatchAxes
 from ...cost_model.communication.overlap import exposed_exchanges, exposed_seconds
+from ...cost_model.memory.host_states import host_bytes, host_step, host_step_seconds
 from ...cost_model.memory.in_flight import InFlight, interleaved_in_flight, micro_batches_in_flight
-from ...cost_model.memory.peak import host_bytes, memory_terms
+from ...cost_model.memory.peak import memory_terms
 from ...cost_model.memory.scheduled import ChunkBytes, scheduled_in_flight, waiting_beside
 from ...cost_model.operators.roofline import stream_seconds
 from ...cost_model.pipeline.scheduled import CLOSED_FORMS
@@ -21,7 +22,7 @@ from ...ir.plan.plan import Optimizer, Stage
 from ...ir.plan.program import SMALL_BYTES
 from ...ir.plan.schedules.registry import splits_backward
 from ...ir.plan.strategy import ROLES, Strategy
-from ...ir.plan.workload import StrategyBytes
+from ...ir.plan.workload import StageBytes, StrategyBytes
 from ..compression.collectives import CollectiveCompressor, TrainedWeights
 from ..question.candidate import RunPoint
 from .call_prices import CallPrices
@@ -96,10 +97,14 @@ class StagePricer:
             peak = micro_batches_in_flight(after, stages, micro_batches, self.execution.chunks)
         return InFlight(peak, micro_batches, count, beside)
 
+    def parts(self, strategy_costs: Sequence[StrategyCost]) -> list[tuple[StageBytes, BatchAxes]]:
+        """The bytes of a stage's calls of every strategy, with its batch axes."""
+        return [(cost.bytes, self.batch_axes(strategy)) for strategy, cost in strategy_costs]
+
     def memory(self, strategy_costs: Sequence[StrategyCost], in_flight: InFlight) -> StageMemory:
         """Bytes by term of a stage with these micro-batches in flight."""
         terms = memory_terms(
-            [(cost.bytes, self.batch_axes(strategy)) for strategy, cost in strategy_costs],
+            self.parts(strategy_costs),
             self.optimizer,
             self.execution,
             in_flight,
@@ -132,11 +137,19 @@ class StagePricer:
             self.memory(strategy_costs, in_flight).terms,
             shares,
             reshard_seconds,
-            host_bytes([s.bytes for s in shares], in_flight.peak),
+            host_bytes(self.parts(strategy_costs), self.optimizer, self.execution, in_flight),
             outgoing.large,
             sum(t.weights_seconds for t in times) if splits else 0.0,
             in_flight.beside,
         )
+
+    def optimizer_seconds(self, weights: StageBytes, axes: BatchAxes) -> float:
+        """Seconds of the optimizer's step, with copies to a host that it steps on and back."""
+        optimizer, device = self.optimizer, self.cluster.device
+        if optimizer.on_host:
+            return host_step_seconds(host_step(weights, axes, optimizer), optimizer.name, device)
+        updated = axes.updated_bytes(weights, optimizer.states)
+        return stream_seconds(optimizer.name, updated, device)
 
     def times(self, cost: StageCost, axes: BatchAxes, micro_batches: int) -> StageTimes:
         """Seconds of one strategy's calls in a stage."""
@@ -152,9 +165,7 @@ class StagePricer:
         reduce = added.reduce
         if axes.late:
             reduce = exposed_seconds((forward + backward) * micro_batches, reduce)
-        updated = axes.updated_bytes(weights, self.optimizer.states)
-        optimizer = stream_seconds(self.optimizer.name, updated, self.cluster.device)
-        sync = reduce + added.update_gather + optimizer
+        sync = reduce + added.update_gather + self.optimizer_seconds(weights, axes)
         return StageTimes(
             forward + added.forward,
             backward + added.backward,

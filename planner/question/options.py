@@ -14,12 +14,11 @@ from ...cost_model.communication.compressed_collective import state_vectors
 from ...ir.compression.registry import COMPRESSED_OPTIMIZERS, algorithm
 from ...ir.compression.settings import WithVariants
 from ...ir.errors import UsageError
-from ...ir.lowering.cast import HALF_PRECISIONS, PRECISIONS
-from ...ir.model.tensor import ITEM_BYTES
+from ...ir.lowering.cast import PRECISIONS
 from ...ir.plan.engines import ENGINES, Engine, engine_named
 from ...ir.plan.flat_shard import Fraction
 from ...ir.plan.memory_action import MemoryAction
-from ...ir.plan.plan import Optimizer, OptimizerDemand, Plan
+from ...ir.plan.plan import Optimizer
 from ...ir.plan.routing import Routing, parse_routing
 from ...ir.plan.schedules.registry import SCHEDULES, schedule_named
 from ...ir.plan.strategy import ROLES, SEARCHED_ROLES
@@ -144,6 +143,15 @@ class PlanOptions(msgspec.Struct, frozen=True):
             "(docs/design/compression.md)",
         ),
     ] = "adamw"
+    optimizer_on: Annotated[
+        str,
+        Option(
+            group="training",
+            choices=("device", "host"),
+            help="where the optimizer steps: on the device, or on its host, with states, the values "
+            "that it steps on and their gradients in host memory",
+        ),
+    ] = "device"
     roles: Annotated[
         tuple[str, ...],
         Option(
@@ -270,6 +278,12 @@ class PlanOptions(msgspec.Struct, frozen=True):
         )
 
     @property
+    def may_step_on_host(self) -> bool:
+        """Whether the optimizer can step on the devices' hosts."""
+        compressed = self.optimizer in COMPRESSED_OPTIMIZERS
+        return self.target.extras and not compressed and not self.expert_slots
+
+    @property
     def chooses_devices(self) -> bool:
         """Whether fewer devices than the cluster's may be the answer."""
         limited = self.budget is not None or self.at_least is not None
@@ -326,15 +340,23 @@ class PlanOptions(msgspec.Struct, frozen=True):
             if ":" in self.optimizer:
                 algorithm(self.optimizer)  # says which setting is wrong
             raise UsageError(unknown_name("optimizer", self.optimizer, OPTIMIZERS))
+        if self.optimizer_on == "host" and not self.may_step_on_host:
+            raise UsageError(
+                "--optimizer-on host is for programs of plait, an optimizer that leaves sums of "
+                f"gradients to them (not {self.optimizer}), and experts that stay (no --expert-slots)"
+            )
         self._check_engine()
 
     def _check_engine(self) -> None:
         """Raise UsageError for what the engine cannot do."""
         engine = self.target
-        if self.compress not in ("none", "auto") and not engine.extras:
-            raise UsageError(f"{engine.name} sends no compressed messages; --compress is plait's")
-        if self.expert_slots and not engine.extras:
-            raise UsageError(f"{engine.name} has no replicas of experts; --expert-slots is plait's")
+        extras = {
+            "sends no compressed messages; --compress": self.compress not in ("none", "auto"),
+            "has no replicas of experts; --expert-slots": self.expert_slots > 0,
+        }
+        for text, asked in extras.items():
+            if asked and not engine.extras:
+                raise UsageError(f"{engine.name} {text} is plait's")
         if self.schedule not in ("auto", *engine.schedules):
             raise UsageError(f"{engine.name} has no schedule {self.schedule}")
         if not self.engine_actions:
@@ -351,39 +373,3 @@ def _is_action(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def optimizer_states(options: PlanOptions, item_bytes: int) -> Optimizer:
-    """States per element of parameters whose narrowest have `item_bytes`: moments, the owner's copy of a
-    tensor that is stepped whole, and master weights where a precision of 16 bits is asked for.
-
-    A model that is of 16 bits by itself trains as in one process, without master weights.
-    """
-    name, probed = options.optimizer, options.probed_optimizer
-    if probed is None:
-        demand: OptimizerDemand = "per tensor" if name in PER_TENSOR else "elementwise"
-        probed = Optimizer(name, OPTIMIZERS[name], 0, demand)
-    master_weights = options.precision in HALF_PRECISIONS and item_bytes < ITEM_BYTES["float32"]
-    states = probed.states + _copies(probed.demand, master_weights)
-    size = ITEM_BYTES["float32"] if master_weights else item_bytes
-    return Optimizer(name, states, size, probed.demand, master_weights, probed.step_vectors)
-
-
-def _copies(demand: OptimizerDemand, master_weights: bool) -> int:
-    """Copies of every parameter that are kept beside it."""
-    return int(master_weights) + int(demand == "per tensor")
-
-
-def training_of_plan(plan: Plan) -> dict[str, Any]:
-    """The options that ask for the optimizer and the precisions of a plan again, for its model."""
-    optimizer, master_weights = plan.optimizer, plan.optimizer.master_weights
-    options: dict[str, Any] = {
-        "optimizer": optimizer.name,
-        "precision": plan.precision if master_weights else None,
-        "gradient_precision": plan.gradient_precision,
-        "expert_slots": plan.expert_slots,
-    }
-    if optimizer.name not in OPTIMIZERS:
-        states = max(optimizer.states - _copies(optimizer.demand, master_weights), 0)
-        options["probed_optimizer"] = replace(optimizer, states=states)
-    return options

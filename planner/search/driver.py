@@ -96,7 +96,7 @@ class SearchSpace:
     def with_options(self, cluster: Cluster | None = None, **changes: Any) -> SearchSpace:
         """The space of the same model under changed options, or on another cluster."""
         options = replace(self.options, **changes)
-        if (cluster is None or cluster == self.cluster) and options.engine == self.options.engine:
+        if cluster in (None, self.cluster) and not changes.keys() & {"engine", "optimizer_on"}:
             memory_limit_bytes = options.memory_limit(self.cluster.device.memory_bytes)
             return SearchSpace(self.pricer, options, memory_limit_bytes, self.prices)
         return SearchSpace.create(self.pricer.model, cluster or self.cluster, options, self.prices)

@@ -191,6 +191,8 @@ def relaxed_options(space: SearchSpace) -> Iterator[tuple[str, SearchSpace]]:
             f"--memory-actions {','.join(MEMORY_ACTIONS)}",
             space.with_options(memory_actions=MEMORY_ACTIONS),
         )
+    if options.optimizer_on == "device" and options.may_step_on_host:
+        yield "--optimizer-on host", space.with_options(optimizer_on="host")
     sharded_roles = [r for r in ROLES if ROLES[r].shards and r not in options.roles]
     if sharded_roles and not options.pins:
         roles = (*options.roles, sharded_roles[-1])

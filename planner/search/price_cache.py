@@ -15,7 +15,8 @@ from ..compression.activations import ActivationCompressor
 from ..compression.collectives import CollectiveCompressor
 from ..pricing.candidate_pricer import CandidatePricer
 from ..pricing.function_prices import FunctionPrices
-from ..question.options import PlanOptions, optimizer_states
+from ..question.options import PlanOptions
+from ..question.training import optimizer_states
 from ..sharding.model_values import ModelValues
 
 MOST = 16  # prices of each kind that are kept; the oldest go

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..host_memory import host_copy
+
 CallKey = tuple[int, int]  # call, micro-batch
 ALIGNMENT_BYTES = 16  # at least that of any element
 
@@ -91,11 +93,10 @@ class HostBuffer:
     def copy_to_host(self, block: Tensor) -> Tensor:
         """Copy of a block in host memory; on a GPU it may still be in progress."""
         if self.stream is None:
-            return torch.from_numpy(block.numpy().copy())
-        host = torch.empty(block.shape, dtype=block.dtype, pin_memory=True)
+            return host_copy(block, self.device)
         self.stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self.stream):
-            host.copy_(block, non_blocking=True)
+            host = host_copy(block, self.device)
         block.record_stream(self.stream)
         return host
 

@@ -125,7 +125,8 @@ def make(
     check_tensors(optimizer, names)
     check_states(optimizer, initial)
     sparse = [t for t, name in names.items() if name and store.specs[name].sparse_gradient]
-    contract = probe_optimizer(optimizer, names, store.device, sparse)
+    device = torch.device("cpu") if store.steps_on_host else store.device
+    contract = probe_optimizer(optimizer, names, device, sparse)
     check_visibility(contract, store)
     return bind(optimizer, contract, names, WholePlacement(store, groups, initial))
 
@@ -352,7 +353,7 @@ def local_state(store: ParameterStore, name: str, leaf: Tensor, value: Any) -> A
     parameter = store.parameters.get(name)
     if parameter is not None and leaf is parameter.leaf:
         return store.scatter(parameter, value)
-    return value.to(store.device, copy=True)
+    return store.stepped_copy(value)
 
 
 def make_compressed(

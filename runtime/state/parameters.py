@@ -34,6 +34,7 @@ from ..comm.program_groups import MeshGroups
 from ..comm.slicing import flatten, local_shard
 from ..compression.optimizers.flat import FlatOptimizer
 from ..compression.transports import Transports
+from ..host_memory import host_copy, wait_for_copies
 from .exchanges.gradient_reductions import GradientReductions
 from .exchanges.updated_weights import UpdatedWeights
 from .exchanges.weight_gathers import WeightGathers
@@ -96,14 +97,27 @@ class ParameterStore:
         flat = parameter.memory
         if spec.kind == "parameter" and spec.trainable:
             compressed = self.transports.compresses_weights(spec.mesh)
-            parameter.has_master = exact.dtype != flat.dtype or (
-                parameter.total_degree > 1 and compressed
+            parameter.has_master = (
+                exact.dtype != flat.dtype
+                or (parameter.total_degree > 1 and compressed)
+                or self.steps_on_host
             )
             leaf = self.leaf_view(parameter, exact if parameter.has_master else flat)
             parameter.leaf = torch.nn.Parameter(
-                leaf.to(self.device, copy=True) if parameter.has_master else leaf
+                self.stepped_copy(leaf) if parameter.has_master else leaf
             )
         return parameter
+
+    @property
+    def steps_on_host(self) -> bool:
+        """Whether the optimizer steps on copies in host memory."""
+        return self.table.steps_on_host
+
+    def stepped_copy(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """A copy of a value where the optimizer steps; on its way to a host it may still be."""
+        if self.steps_on_host:
+            return host_copy(x, self.device, dtype)
+        return x.to(self.device, dtype or x.dtype, copy=True)
 
     def layout_shard(self, spec: ParameterSpec, full: Tensor) -> Tensor:
         mesh = self.table.meshes[spec.mesh]
@@ -160,9 +174,20 @@ class ParameterStore:
         for parameter, flat in self.reductions.complete():
             leaf = parameter.leaf
             assert leaf is not None
-            gradient = (flat if flat.is_sparse else flat.view(leaf.shape)).to(leaf.dtype)
-            gradient = gradient if loss_scale == 1.0 else gradient / loss_scale
-            leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
+            gradient = flat if flat.is_sparse else flat.view(leaf.shape)
+            self.add_gradient(leaf, gradient, loss_scale)
+        if self.steps_on_host:
+            wait_for_copies(self.device)
+
+    def add_gradient(self, leaf: Tensor, gradient: Tensor, loss_scale: float = 1.0) -> None:
+        """Add a whole sum to what the optimizer steps by."""
+        if self.steps_on_host:
+            gradient = host_copy(gradient, self.device, leaf.dtype)
+            if leaf.grad is not None or loss_scale != 1.0:
+                wait_for_copies(self.device)
+        gradient = gradient.to(leaf.dtype)
+        gradient = gradient if loss_scale == 1.0 else gradient / loss_scale
+        leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
 
     def remainder(self, levels: FlatShardGroups, parameter: LocalParameter, flat: Tensor) -> Tensor:
         """The part of an optimizer shard that belongs to the unsharded remainder (a view)."""
@@ -187,7 +212,7 @@ class ParameterStore:
             if p.sharding.degrees[1] * p.sharding.degrees[2] > 1:
                 updated.append(p)
             elif p.has_master:
-                self.leaf_view(p, p.flat).copy_(p.leaf.detach())
+                self.leaf_view(p, p.flat).copy_(p.leaf.detach(), non_blocking=True)
         for _, members in self.by_mesh(updated):
             self.updated.gather(members, partial(self.transport_of, "weights", members))
         self.updated.begin()
@@ -260,7 +285,7 @@ class ParameterStore:
     def gather(self, parameter: LocalParameter, leaf: Tensor, levels: int = 3) -> Tensor:
         """The full tensor, gathered from the shards that the ranks of the stage have after the first
         `levels` levels of flat sharding: with 3, their optimizer shards."""
-        flat = leaf.detach().to_dense().reshape(-1)
+        flat = leaf.detach().to(self.device).to_dense().reshape(-1)
         outer, *inner = list(
             zip(self.flat_groups[parameter.spec.mesh], parameter.sharding.degrees, strict=True)
         )[:levels]
@@ -309,7 +334,9 @@ class ParameterStore:
     def scatter(self, parameter: LocalParameter, full: Tensor) -> Tensor:
         """This rank's optimizer shard of a full tensor: the inverse of `gather`."""
         flat = self.flat_shard(parameter, full)
-        return flat.view(parameter.leaf.shape) if parameter.leaf is not None else flat
+        if parameter.leaf is None:
+            return flat
+        return flat.view(parameter.leaf.shape).to(parameter.leaf.device)
 
     def flat_shard(self, parameter: LocalParameter, full: Tensor, levels: int = 3) -> Tensor:
         """This rank's flat shard of a full tensor after the first `levels` levels of flat sharding."""

@@ -20,6 +20,7 @@ from ...ir.plan.program import ParameterSpec, ProgramTable
 from ...ir.plan.strategy import ROLES, ZERO_ROLES
 from ..comm.process_group import Group
 from ..comm.program_groups import MeshGroups
+from ..host_memory import wait_for_copies
 from .initialization import InitialValues
 from .local_parameter import LocalParameter
 from .parameters import ParameterStore
@@ -92,8 +93,8 @@ class WholeTensors:
             leaf = None
             if owner == group.index:
                 dtype = self.store.table.stepped_dtype(spec)
-                value = initial.value(name, spec, dtype).to(self.store.device, copy=True)
-                leaf = torch.nn.Parameter(value)
+                value = initial.value(name, spec, dtype)
+                leaf = torch.nn.Parameter(self.store.stepped_copy(value))
             self.tensors[name] = WholeTensor(parameter, group, owner, leaf)
             parameter.stepped_whole = True
 
@@ -122,7 +123,9 @@ class WholeTensors:
                 continue
             gradient = self.store.gather(parameter, parameter.leaf.grad)
             if leaf is not None:
-                leaf.grad = gradient.to(leaf.dtype, copy=True)
+                leaf.grad = self.store.stepped_copy(gradient, leaf.dtype)
+        if self.store.steps_on_host:
+            wait_for_copies(self.store.device)
 
     @torch.no_grad()
     def distribute_values(self) -> None:
@@ -138,7 +141,7 @@ class WholeTensors:
     def value_or_empty(self, name: str, leaf: Tensor | None) -> Tensor:
         """The value on the owner, uninitialised memory for it elsewhere."""
         if leaf is not None:
-            return leaf.detach()
+            return leaf.detach().to(self.store.device)
         spec = self.store.specs[name]
         dtype = getattr(torch, self.store.table.stepped_dtype(spec))
         return torch.empty(spec.type.shape, dtype=dtype, device=self.store.device)
@@ -172,9 +175,7 @@ class EverywhereTensors(WholeTensors):
         self.groups = groups
         self.leaves = {
             name: torch.nn.Parameter(
-                initial.value(name, spec, store.table.stepped_dtype(spec)).to(
-                    store.device, copy=True
-                )
+                store.stepped_copy(initial.value(name, spec, store.table.stepped_dtype(spec)))
             )
             for name, spec in store.specs.items()
             if spec.trainable

@@ -73,7 +73,7 @@ def test_flags_and_keywords_mean_the_same(parser):
     line = (
         "model.json --cluster 8xh100 --engine torch --global-batch 16 --memory 72GiB --precision bf16 "
         "--optimizer sgd --roles dp,tp --memory-actions keep,recompute --compress auto --quality all "
-        "--routing zipf:1.2 --expert-slots 2 "
+        "--routing zipf:1.2 --expert-slots 2 --optimizer-on host "
         "--micro-batches 4 --gradient-precision fp32 --schedule 1f1b --pin *:dp=4 --pin block:tp=2 "
         "--time-limit 2.5 --seed 7 --objective dollars --budget 1.5 --at-least 3 --headroom 0.1 "
         "--simpler-within 0.02"
@@ -90,6 +90,7 @@ def test_flags_and_keywords_mean_the_same(parser):
         "compress": "auto",
         "routing": parse_routing("zipf:1.2"),
         "expert_slots": 2,
+        "optimizer_on": "host",
         "quality": "all",
         "micro_batches": 4,
         "schedule": "1f1b",

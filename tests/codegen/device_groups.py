@@ -13,7 +13,7 @@ from plait.ir.plan.strategy import parse_strategy
 from plait.planner import PlanOptions
 from plait.planner.heterogeneous.group_prices import GroupChoice, GroupPrices
 from plait.planner.heterogeneous.to_plan import assemble_groups
-from plait.planner.question.options import optimizer_states
+from plait.planner.question.training import optimizer_states
 
 MICRO_BATCHES = 6
 

@@ -20,7 +20,8 @@ from plait.ir.capture.operators.elementary import call_key
 from plait.ir.model.model import Model
 from plait.ir.plan.placement import Placement, uniform_target
 from plait.ir.plan.program import GeneratedProgram
-from plait.planner.question.options import PlanOptions, optimizer_states
+from plait.planner.question.options import PlanOptions
+from plait.planner.question.training import optimizer_states
 
 PATIENCE_SECONDS = 20
 

@@ -27,12 +27,14 @@ from plait.tests.ranks import launch
 DLRM = EXAMPLES / "dlrm.py"
 WORKER = Path(__file__).with_name("row_gradients_worker.py")
 TABLES = {f"tables.{i}.weight" for i in range(3)}
+ON_HOST = ", on the host"  # is where the optimizer steps
 PINS = (
     "*:dp=4;tables.*:tp=4",
     "zero3=4@1/2",
     "pp=2,dp=2",
     "tp=2,zero1=2",
     "*:dp=4;tables.0:zero3=4;tables.1:tp=4;tables.2:dp=2,zero2=2",
+    f"*:zero1=4;tables.*:tp=4{ON_HOST}",
 )
 
 
@@ -50,8 +52,10 @@ class Tied(nn.Module):
 
 
 def planned(pins: str, model):
-    parsed = tuple(map(parse_pin, pins.split(";")))
-    options = PlanOptions(pins=parsed, micro_batches=2 if "pp" in pins else 1)
+    strategies, place = pins.removesuffix(ON_HOST), "host" if pins.endswith(ON_HOST) else "device"
+    parsed = tuple(map(parse_pin, strategies.split(";")))
+    micro_batches = 2 if "pp" in pins else 1
+    options = PlanOptions(pins=parsed, micro_batches=micro_batches, optimizer_on=place)
     return plan(model, load_cluster("local:4"), options)
 
 

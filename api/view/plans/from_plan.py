@@ -209,8 +209,8 @@ def _host_memory(plan: Plan) -> tuple[ReportTable, ...]:
         return ()
     fullest = amounts.index(max(amounts))
     row = (f"stage {fullest}", size(amounts[fullest]), size(plan.cluster.device.host_memory_bytes))
-    columns = ("fullest stage", "waits in host memory, per device", "of")
-    hint = "activations that are offloaded until backward"
+    columns = ("fullest stage", "in host memory, per device", "of")
+    hint = "activations that are offloaded until backward, and what an optimizer steps on there"
     return (ReportTable("Host memory", hint, columns, (row,), (1, 2)),)
 
 

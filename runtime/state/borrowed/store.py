@@ -20,6 +20,7 @@ from ....ir.plan.program import ParameterSpec, ProgramTable
 from ...comm.mesh_collectives import Comm
 from ...comm.program_groups import MeshGroups
 from ...compression.transports import Transports
+from ...host_memory import wait_for_copies
 from .. import unsharded
 from ..exchanges.row_gradients import rows_read, rows_where
 from ..experts.replicas import ExpertReplicas
@@ -54,6 +55,11 @@ class BorrowedStore(ParameterStore):
         self.moves: dict[Hashable, Redistribution] = {}
         empty = InitialValues(torch.nn.Module())
         super().__init__(table, groups, comms, empty, lender.device, transports)
+
+    @property
+    def steps_on_host(self) -> bool:
+        """No optimizer steps on what is borrowed."""
+        return False
 
     def make_replicas(self) -> ExpertReplicas:
         """Those of the lender where both have the weights in the same shards."""
@@ -117,7 +123,9 @@ class BorrowedStore(ParameterStore):
             leaf = self.lender.parameters[name].leaf
             assert leaf is not None
             gradient = rows_where(gradient, read[name]) if name in read else gradient
-            leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
+            self.lender.add_gradient(leaf, gradient)
+        if self.lender.steps_on_host:
+            wait_for_copies(self.device)
         for name in trained:
             if name in self.parameters:
                 own = self.parameters[name].leaf
@@ -127,7 +135,7 @@ class BorrowedStore(ParameterStore):
     def _returned(self, names: Sequence[str], tensors: dict[str, LocalTensor]) -> dict[str, Tensor]:
         """Tensors of the shape of gradients as the lender has its shards."""
         arrived = {
-            name: torch.zeros_like(parameter.leaf)
+            name: torch.zeros_like(parameter.leaf, device=self.device)
             for name, parameter in self.lender.parameters.items()
             if name in names and parameter.leaf is not None
         }

@@ -88,7 +88,8 @@ class UpdatedWeights:
 def shard_of(parameter: LocalParameter) -> Tensor:
     """What this rank has updated, in the element type of the tensor in memory."""
     assert parameter.leaf is not None
-    return parameter.leaf.detach().to(parameter.memory.dtype).reshape(-1)
+    memory = parameter.memory
+    return parameter.leaf.detach().to(memory.device, memory.dtype, non_blocking=True).reshape(-1)
 
 
 def in_buckets(

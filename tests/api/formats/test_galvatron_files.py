@@ -18,8 +18,8 @@ from plait.ir.plan.strategy import parse_strategy
 from plait.planner import PlanOptions
 from plait.planner.pricing.candidate_pricer import CandidatePricer
 from plait.planner.pricing.function_prices import FunctionPrices
-from plait.planner.question.options import optimizer_states
 from plait.planner.question.pins import Pin
+from plait.planner.question.training import optimizer_states
 from plait.planner.search.driver import SearchSpace
 
 # fmt: off

@@ -20,8 +20,8 @@ from plait.planner.heterogeneous.group_prices import GroupPrices, GroupType
 from plait.planner.heterogeneous.layer_split import LayerSplit
 from plait.planner.heterogeneous.search import MixedSearch, SharedPipelines
 from plait.planner.heterogeneous.shapes import near_parts, shapes
-from plait.planner.question.options import optimizer_states
 from plait.planner.question.pins import parse_pin, pin_all
+from plait.planner.question.training import optimizer_states
 from plait.tests import zoo
 from plait.tests.sampling import some
 

@@ -14,7 +14,7 @@ from plait.planner.layers.mix import LayerMix, fastest, groups
 from plait.planner.pricing.candidate_pricer import CandidatePricer
 from plait.planner.pricing.function_prices import FunctionPrices
 from plait.planner.question.candidate import Decision
-from plait.planner.question.options import optimizer_states
+from plait.planner.question.training import optimizer_states
 from plait.planner.search.driver import SearchSpace
 
 

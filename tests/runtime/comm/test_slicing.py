@@ -63,6 +63,7 @@ def store_of(rank: int, sizes: dict[str, int], module: torch.nn.Module) -> Param
         meshes=(mesh,),
         state_tensors=(parameter_spec,),
         expert_slots=0,
+        steps_on_host=False,
         micro_batches=1,
         compression=(),
         calls=(),

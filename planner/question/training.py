@@ -1,0 +1,52 @@
+"""What options and plans say of training: the optimizer's states and the precisions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec.structs import replace
+
+from ...ir.lowering.cast import HALF_PRECISIONS
+from ...ir.model.tensor import ITEM_BYTES
+from ...ir.plan.plan import Optimizer, OptimizerDemand, Plan
+from .options import OPTIMIZERS, PER_TENSOR, PlanOptions
+
+
+def optimizer_states(options: PlanOptions, item_bytes: int) -> Optimizer:
+    """States per element of parameters whose narrowest have `item_bytes`: moments, the owner's copy of a
+    tensor that is stepped whole, and master weights where a precision of 16 bits is asked for.
+
+    A model that is of 16 bits by itself trains as in one process, without master weights.
+    """
+    name, probed = options.optimizer, options.probed_optimizer
+    if probed is None:
+        demand: OptimizerDemand = "per tensor" if name in PER_TENSOR else "elementwise"
+        probed = Optimizer(name, OPTIMIZERS[name], 0, demand)
+    master_weights = options.precision in HALF_PRECISIONS and item_bytes < ITEM_BYTES["float32"]
+    states = probed.states + _copies(probed.demand, master_weights)
+    size = ITEM_BYTES["float32"] if master_weights else item_bytes
+    on_host = options.optimizer_on == "host"
+    return Optimizer(
+        name, states, size, probed.demand, master_weights, probed.step_vectors, on_host
+    )
+
+
+def _copies(demand: OptimizerDemand, master_weights: bool) -> int:
+    """Copies of every parameter that are kept beside it."""
+    return int(master_weights) + int(demand == "per tensor")
+
+
+def training_of_plan(plan: Plan) -> dict[str, Any]:
+    """The options that ask for the optimizer and the precisions of a plan again, for its model."""
+    optimizer, master_weights = plan.optimizer, plan.optimizer.master_weights
+    options: dict[str, Any] = {
+        "optimizer": optimizer.name,
+        "precision": plan.precision if master_weights else None,
+        "gradient_precision": plan.gradient_precision,
+        "expert_slots": plan.expert_slots,
+        "optimizer_on": "host" if optimizer.on_host else "device",
+    }
+    if optimizer.name not in OPTIMIZERS:
+        states = max(optimizer.states - _copies(optimizer.demand, master_weights), 0)
+        options["probed_optimizer"] = replace(optimizer, states=states)
+    return options
