@@ -51,7 +51,7 @@ from .torch_private import (
 from .values.branches import Branches
 from .values.explore import OtherSide
 from .values.guards import guarded
-from .values.numbers import finite_numbers
+from .values.numbers import numbers_of_math
 
 LossFunction = Callable[[Any, Any], torch.Tensor]
 StateTensor = TypeVar("StateTensor", Parameter, ModelInput)
@@ -247,7 +247,7 @@ def _recording(model: nn.Module, invocations: list[Invocation]) -> Iterator[list
         torch_compiling(),
         compiled_as_eager(),
         autocast_of_cpu(),
-        finite_numbers(),
+        numbers_of_math(),
         recorded_experts(),
         modules_as_they_are(),
         recorded_functions(),

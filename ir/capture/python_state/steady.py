@@ -65,20 +65,24 @@ def record_steady(
     model: nn.Module, loss_fn: LossFunction | None, record_once: Callable[[Branches], Recording]
 ) -> Recording:
     """What a recording of the model gives; raises TraceError where the next step would give something
-    else. Where a number of Python is asked for that nobody knows, `int` and `float` of the model's
-    code are converted."""
+    else. Where code asks for a value that nobody knows, it is recorded again and `converting`."""
+    untold: frozenset[str] = frozenset()
 
     def converting(branches: Branches) -> Recording:
-        branches.converting = True
+        branches.converting, branches.known.untold = True, untold
         return record_once(branches)
 
     try:
         return _record_steady(model, loss_fn, record_once)
     except UnknownNumber as error:
-        try:
-            return _record_steady(model, loss_fn, converting)
-        except TraceError:
-            raise error from None
+        untold = error.changed
+        while True:
+            try:
+                return _record_steady(model, loss_fn, converting)
+            except TraceError as again:
+                if not isinstance(again, UnknownNumber) or again.changed <= untold:
+                    raise error from None
+                untold |= again.changed
 
 
 def _record_steady(

@@ -22,10 +22,7 @@ def meeting(recording: Recording, side: OtherSide) -> Meeting:
     """How a recording and one with the other side of a branch go on."""
     try:
         graphs = flat_graph(recording), flat_graph(side.recording)
-        return (
-            "selected"
-            if joined(*graphs, side.branch.number, side.branch.side).values
-            else "neutral"
-        )
+        join = joined(*graphs, side.branch.number, side.branch.side)
+        return "selected" if join.values or join.written else "neutral"
     except (Apart, UnsupportedNode):
         return "apart"

@@ -36,11 +36,15 @@ class _Suffix:
 
 @dataclass(frozen=True)
 class Join:
-    """What both sides of a branch become: operators put at `place`, and what later ones read instead."""
+    """What both sides of a branch become: operators put at `place`, and what later ones read instead.
+
+    `written`: by name of a buffer that one side alone writes, the operator that chooses, at the end.
+    """
 
     place: int
     ops: tuple[Op, ...]
     values: dict[int, int]
+    written: dict[str, Op]
 
 
 def joined(one: FlatGraph, other: FlatGraph, number: int, side: bool) -> Join:
@@ -61,7 +65,8 @@ def joined(one: FlatGraph, other: FlatGraph, number: int, side: bool) -> Join:
     choice = Choice(truth, side, Neutral(one, truth.value, side))
     for mine, theirs in suffix.pairs:
         mover.select(mine, theirs, choice)
-    return Join(len(one.ops) - suffix.length, (*moved, *mover.selects), mover.chosen)
+    ops = (*moved, *mover.selects)
+    return Join(len(one.ops) - suffix.length, ops, mover.chosen, mover.written(choice, suffix))
 
 
 def merged(graph: FlatGraph, joins: Sequence[Join]) -> None:
@@ -74,6 +79,10 @@ def merged(graph: FlatGraph, joins: Sequence[Join]) -> None:
                 ops += [substitute(op, values) for op in join.ops]
                 values |= join.values
         ops += [substitute(op, values) for op in graph.ops[place : place + 1]]
+    for name, op in (pair for join in joins for pair in join.written.items()):
+        before = next(v for v, p in graph.parameters.items() if p.name == name)
+        ops.append(substitute(op, {before: graph.updates.get(name, before)} | values))
+        graph.updates[name] = op.results[0]
     graph.ops = [op for op in ops if op.target != BRANCH]
     graph.loss = values.get(graph.loss, graph.loss)
     graph.returned = tuple(values.get(v, v) for v in graph.returned)
@@ -99,7 +108,7 @@ def _equal_after(one: FlatGraph, other: FlatGraph, before: int) -> _Suffix:
     suffix = _Suffix()
     outputs = [(one.loss, other.loss), *zip(one.returned, other.returned, strict=False)]
     outputs += [(v, other.updates[n]) for n, v in one.updates.items() if n in other.updates]
-    if one.updates.keys() != other.updates.keys() or len(one.returned) != len(other.returned):
+    if len(one.returned) != len(other.returned):
         raise Apart
     suffix.pairs = {(a, Ref(b)): None for a, b in outputs}
     most = min(len(one.ops), len(other.ops)) - before
@@ -219,6 +228,27 @@ class _Mover:
             raise Apart
         sides = (Ref(mine), Ref(value)) if choice.side else (Ref(value), Ref(mine))
         self.chosen[mine] = self.emit(WHERE, (choice.truth, *sides), type_, {})
+
+    def written(self, choice: Choice, suffix: _Suffix) -> dict[str, Op]:
+        """The choice between a buffer as one side writes it and as it was, by name."""
+        for a, b in zip(
+            self.one.ops[::-1], self.other.ops[: -suffix.length - 1 : -1], strict=False
+        ):
+            self.names.update(zip(b.results, a.results, strict=True))
+        before = {p.name: v for v, p in self.one.parameters.items()}
+        chosen: dict[str, Op] = {}
+        for name in sorted(self.one.updates.keys() ^ self.other.updates.keys()):
+            mine = self.one.updates.get(name, before[name])
+            theirs = (
+                self.name(self.other.updates[name]) if name in self.other.updates else before[name]
+            )
+            if choice.neutral.leaves(mine, theirs):
+                continue
+            sides = (mine, theirs) if choice.side else (theirs, mine)
+            result = self.one.value(self.one.types[mine])
+            args = (choice.truth, *map(Ref, sides))
+            chosen[name] = Op(WHERE, args, {}, (result,), self.scope)
+        return chosen
 
     def same_constant(self, mine: int, value: int) -> bool:
         one, other = self.one.parameters.get(mine), self.one.parameters.get(value)

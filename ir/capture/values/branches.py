@@ -53,7 +53,7 @@ class Branches(TorchFunctionMode):
 
     `sides`: of branches by line; those that no rule decides are added. `flipped`: the number of a
     branch that takes the other side. `answering`: code of the model runs. `converting`: its `int(x)` and
-    `float(x)` of what nobody knows are numbers of the recording.
+    `float(x)` of what nobody knows are numbers of it, and buffers that no step changes decide.
     """
 
     def __init__(self, sides: dict[str, bool] | None = None, flipped: int | None = None) -> None:
@@ -224,6 +224,11 @@ class Branches(TorchFunctionMode):
         truth = self.known.truth(tensor)
         if truth is not None:
             return truth
+        if self.converting and self.known.buffers.get(id(tensor)):
+            value = self.known.given(tensor, current_user_line())
+            if value is not None:
+                with outside_modes():
+                    return bool(value)
         line, number = current_user_line(), len(self.asked)
         of_mask = self.selections.asks_any(tensor)
         side = self.sides.setdefault(line, of_mask)

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 from ...errors import TraceError
 from ..locate import depends_on_data
 from .branches import Branch, Branches
+from .numbers import UnknownNumber
 
 MOST_SIDES = 64
 Meeting = Literal["same", "neutral", "selected", "apart"]
@@ -97,6 +98,8 @@ class Explorer:
             flipped = Branches(branches.sides, flipped=branch.number)
             try:
                 other = self.attempt(flipped)
+            except UnknownNumber:
+                raise
             except TraceError as error:
                 if not _raised(error):
                     raise _undecided(line) from error
@@ -109,7 +112,7 @@ class Explorer:
             if meeting in ("same", "neutral"):
                 continue
             if Counter(b.line for b in flipped.asked) - Counter(b.line for b in branches.asked):
-                raise _asked_again(line)
+                raise _asked_again(line, branches)
             others.append(side)
             if meeting == "apart" or len(others) > MOST_SIDES:
                 raise _undecided(line)
@@ -124,11 +127,12 @@ def _undecided(line: str) -> TraceError:
     )
 
 
-def _asked_again(line: str) -> TraceError:
-    return TraceError(
+def _asked_again(line: str, branches: Branches) -> TraceError:
+    return UnknownNumber(
         f"{line}: what runs behind this branch asks for values of tensors again, in a branch of its own "
         "or in a loop that a value ends: a compiled program cannot know in advance how often. Take a "
-        "fixed number of turns with torch.where, or compute it outside the model"
+        "fixed number of turns with torch.where, or compute it outside the model",
+        branches.known.changed,
     )
 
 

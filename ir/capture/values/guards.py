@@ -24,7 +24,7 @@ def guarded(loss: Tensor, known: KnownValues) -> Tensor:
     """The loss, with nothing added, once the values that code was told are what they were."""
     for tensor, value, line in known.guards.values():
         for buffer in known.buffers.get(id(tensor), frozenset()) & known.changed:
-            raise UnknownNumber(CHANGED.format(line=line, buffer=buffer))
+            raise UnknownNumber(CHANGED.format(line=line, buffer=buffer), known.changed)
         with outside_modes():
             values = value.tolist()
         same = tensor == _recorded(values, tensor)

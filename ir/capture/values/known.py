@@ -55,6 +55,7 @@ class KnownValues:
         self.of_batch: dict[int, tuple[Tensor, Tensor]] = {}
         self.buffers: dict[int, frozenset[str]] = {}  # that a tensor is computed from
         self.changed: set[str] = set()
+        self.untold: frozenset[str] = frozenset()  # buffers whose values are not told
         self.guards: dict[int, ToldValue] = {}
 
     def value(self, tensor: Any) -> Tensor | None:
@@ -78,9 +79,9 @@ class KnownValues:
         return value if value is not None or pair is None else pair[1]
 
     def given(self, tensor: Tensor, line: str) -> Tensor | None:
-        """The value that the given batch gives to a tensor, which every step is to check."""
+        """The value that the batch or buffers give to a tensor, which every step is to check."""
         pair = self.of_batch.get(id(tensor))
-        if pair is None:
+        if pair is None or self.buffers.get(id(tensor), frozenset()) & self.untold:
             return None
         self.guards.setdefault(id(tensor), ToldValue(*pair, line))
         return pair[1]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy
@@ -19,7 +19,7 @@ from torch import Tensor
 from ...errors import TraceError
 from ..locate import current_user_line
 from ..operators.checked import OPS
-from ..torch_private import outside_modes, tree_map
+from ..torch_private import outside_modes, tree_leaves, tree_map
 from .known import KnownValues
 
 UNKNOWN = (
@@ -31,7 +31,12 @@ OUTSIDE = "{line}: the span of {length} from that number on is not within the {s
 
 
 class UnknownNumber(TraceError):
-    """Code asks for a number of Python that a compiled program cannot know."""
+    """Code asks for a number of Python that a compiled program cannot know, where the step changes
+    buffers that are `changed`."""
+
+    def __init__(self, text: str, changed: Iterable[str] = ()) -> None:
+        super().__init__(text)
+        self.changed = frozenset(changed)
 
 
 class Answers(Protocol):
@@ -60,7 +65,17 @@ class Number:
         return func(*as_tensors(args), **as_tensors(kwargs or {}))
 
     def _computed(self, operation: Callable[..., Any], *others: Any) -> Any:
-        return Number(operation(self.tensor, *as_tensors(others)), self.answers)
+        """A number, in float64 as Python has it; with a tensor, a tensor that keeps its gradient."""
+        if any(isinstance(other, Tensor) for other in others):
+            return operation(*as_tensors((self, *others)))
+        numbers = [o.tensor if isinstance(o, Number) else o for o in (self, *others)]
+        if any(isinstance(n, float) or _is_fraction(n) for n in numbers):
+            numbers = [n.double() if isinstance(n, Tensor) else n for n in numbers]
+        return Number(operation(*numbers), self.answers)
+
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> Number:
+        """A function of `math`."""
+        return Number(function(self.tensor.double()), self.answers)
 
     def _compared(self, operation: Callable[..., Any], other: Any) -> bool:
         return self.answers.decide(operation(self.tensor, as_tensors(other)))
@@ -78,7 +93,7 @@ class Number:
         if value is not None:
             with outside_modes():
                 return value.item()
-        raise UnknownNumber(UNKNOWN.format(line=line))
+        raise UnknownNumber(UNKNOWN.format(line=line), self.answers.known.changed)
 
     def __float__(self) -> float:
         return float(self._value())
@@ -108,13 +123,23 @@ class Number:
         return result
 
 
+def _quotient(x: Any, y: Any) -> Any:
+    """`x / y`, which of whole numbers is in float64."""
+    whole = isinstance(x, Tensor) and not x.is_floating_point()
+    return (x.double() if whole else x) / (y.double() if whole and isinstance(y, Tensor) else y)
+
+
+def _operation(name: str) -> Callable[..., Any]:
+    return _quotient if name == "truediv" else getattr(operator, name)
+
+
 def _forwards(name: str) -> Callable[..., Any]:
-    operation = getattr(operator, name)
+    operation = _operation(name)
     return lambda self, *others: self._computed(operation, *others)
 
 
 def _backwards(name: str) -> Callable[..., Any]:
-    operation = getattr(operator, name)
+    operation = _operation(name)
     return lambda self, other: self._computed(lambda x, y: operation(y, x), other)
 
 
@@ -143,9 +168,24 @@ for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
     setattr(Number, f"__{_name}__", _comparison(_name))
 
 
+def _is_fraction(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
 def as_tensors(values: Any) -> Any:
-    """Arguments with numbers as tensors of no dimension."""
-    return tree_map(lambda v: v.tensor if isinstance(v, Number) else v, values)
+    """Arguments with numbers as tensors of no dimension; fractions take the type of tensors beside them,
+    as those of Python do."""
+    leaves = tree_leaves(values)
+    if not any(isinstance(leaf, Number) for leaf in leaves):
+        return values
+    dtype = next((leaf.dtype for leaf in leaves if _is_fraction(leaf)), None)
+
+    def tensor(leaf: Any) -> Any:
+        if not isinstance(leaf, Number):
+            return leaf
+        return leaf.tensor.to(dtype) if dtype and _is_fraction(leaf.tensor) else leaf.tensor
+
+    return tree_map(tensor, values)
 
 
 def spans(x: Tensor, index: Any) -> Any:
@@ -175,19 +215,28 @@ def _length(part: slice) -> int:
 
 # questions that a rule answers: numbers of the training are taken to be finite
 FINITE = {"isfinite": True, "isnan": False, "isinf": False}
+# of `math`, which torch has under the same names
+FUNCTIONS = ("exp", "log", "sqrt", "sin", "cos", "tanh")
 
 
-def _asked(function: Callable[..., Any], answer: bool) -> Callable[..., Any]:
-    return lambda x, *rest, **more: answer if isinstance(x, Number) else function(x, *rest, **more)
+def _asked(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    def answer(x: Any, *rest: Any, **more: Any) -> Any:
+        if not isinstance(x, Number):
+            return function(x, *rest, **more)
+        return FINITE[name] if name in FINITE else x.mapped(getattr(torch, name))
+
+    return answer
 
 
 @contextlib.contextmanager
-def finite_numbers() -> Iterator[None]:
-    """Answer `math.isfinite(loss.item())`, and the like, which take numbers of Python alone."""
+def numbers_of_math() -> Iterator[None]:
+    """Answer `math.isfinite(loss.item())`, `math.exp(-step.item())` and the like, which take numbers of
+    Python alone."""
     places: list[tuple[Any, str]] = [(module, name) for module in (math, numpy) for name in FINITE]
+    places += [(math, name) for name in FUNCTIONS]
     before = [getattr(module, name) for module, name in places]
     for (module, name), function in zip(places, before, strict=True):
-        setattr(module, name, _asked(function, FINITE[name]))
+        setattr(module, name, _asked(function, name))
     try:
         yield
     finally:

@@ -1,5 +1,7 @@
 """Frozen parameters, caches and diagonals that a forward writes, against the module in eager torch."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -135,6 +137,51 @@ def test_a_pointer_of_a_queue_is_no_constant(by_item: bool) -> None:
     torch.testing.assert_close(written, dict(module.named_buffers()))
     with pytest.raises(RuntimeError, match=r"keys.detach\(\).t.*span of 4 .* not within the 8"):
         execute(model, before | {"pointer": torch.tensor([5])}, [x])
+
+
+class Calibrated(nn.Module):
+    """A scale that the first step sets and others follow, where a flag says so; weights by the step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 6).double()
+        self.register_buffer("scale", torch.ones(1, dtype=torch.float64))
+        self.register_buffer("step", torch.tensor(0))
+        self.register_buffer("begun", torch.zeros(1))
+        self.register_buffer("enabled", torch.ones(1, dtype=torch.uint8))
+
+    def forward(self, x):
+        h = self.linear(x)
+        if self.enabled[0] == 1:
+            if self.begun == 0:
+                self.scale.copy_(h.detach().abs().mean())
+                self.begun.fill_(1)
+            else:
+                self.scale.lerp_(h.detach().abs().mean(), 0.1)
+        self.step += 1
+        decay = math.exp(-self.step.item() / 7)
+        return (
+            (h / self.scale).square().mean()
+            + decay * h.std()
+            + min(1.0, self.step.item() / 9) * h.sum()
+        )
+
+
+def test_a_first_step_sets_what_others_follow() -> None:
+    module, x = Calibrated(), torch.randn(4, 6, dtype=torch.float64)
+    model = trace(module, x)
+    state = {n: t.detach().clone() for n, t in module.state_dict().items()}
+    for _ in range(2):
+        module.zero_grad()
+        loss, gradients, written = execute(model, state, [x])
+        expected = module(x)
+        expected.backward()
+        torch.testing.assert_close(loss, expected.detach(), rtol=1e-12, atol=0)
+        torch.testing.assert_close(gradients["linear.weight"], module.linear.weight.grad)
+        state |= written
+    torch.testing.assert_close(state, {n: t.detach() for n, t in module.state_dict().items()})
+    with pytest.raises(RuntimeError, match=r"self.enabled\[0\] == 1.*made for the values"):
+        execute(model, state | {"enabled": torch.zeros(1, dtype=torch.uint8)}, [x])
 
 
 def diagonals(x):
