@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from plait.ir.compression.lower import lower
 from plait.ir.compression.registry import PROGRAMS, algorithm
 
@@ -63,3 +65,16 @@ def zeropp(_: Path | None) -> float:
 def sdp4bit_bits(_: Path | None) -> float:
     """Bits of a weight on the wire, by rank that receives it."""
     return 8 * sent("sdp4bit.weights") / ((RANKS - 1) / RANKS)
+
+
+def rows_asked_once(_: Path | None) -> float:
+    """Percent of rows of tables that need not travel where a rank asks once for each that it reads:
+    1,024 samples of 26 categories, of which the n-th of a million is read as often as 1/n."""
+    rows, looked_up = 10**6, (1024, 26)
+    generator = torch.Generator().manual_seed(0)
+    frequency = 1 / torch.arange(1, rows + 1, dtype=torch.float64)
+    ends = frequency.cumsum(0) / frequency.sum()
+    drawn = torch.rand(looked_up, generator=generator, dtype=torch.float64)
+    categories = torch.searchsorted(ends, drawn).clamp(max=rows - 1)
+    distinct = sum(len(column.unique()) for column in categories.unbind(1))
+    return 100 * (1 - distinct / categories.numel())

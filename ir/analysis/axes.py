@@ -17,7 +17,7 @@ import msgspec
 
 from .. import ops as _declarations  # noqa: F401  # pyright: ignore[reportUnusedImport]  (registers)
 from ..model.layout import PARTIAL, REPLICATE, AxisPlacement, Factors
-from ..model.loops import Dims, Loops, declaration, site_of
+from ..model.loops import Dims, Loops, Paired, declaration, site_of
 from ..model.model import Function, Op
 from ..plan.sharding import LoopFactor, OpSplit, op_split
 from .factors import common_refinement
@@ -30,7 +30,8 @@ class OpStrategy(msgspec.Struct, frozen=True):
     through); `factor_id` is the same factor in the function; `inputs` and `outputs` are placements
     along this mesh axis.
     `mean`: the result must be divided by the number of shards to become a partial sum. `partner`
-    is a second (loop, factor index) split by the same axis, `partner_id` that factor in the function.
+    is a second (loop, factor index) split by the same axis, `partner_id` that factor in the function,
+    `paired` which axes do so.
     `joint`: the operator joins its results over the axis itself.
     """
 
@@ -44,6 +45,7 @@ class OpStrategy(msgspec.Struct, frozen=True):
     partner: LoopFactor | None = None
     partner_id: int = -1
     joint: bool = False
+    paired: Paired | None = None
 
     @property
     def splits(self) -> tuple[LoopFactor, ...]:
@@ -295,7 +297,15 @@ def _paired(
             factor, common = leaf[one][i], gcd(size, other_size)
             options.append(
                 OpStrategy(
-                    one, i, factor, common, inputs, outputs, False, splits[1], leaf[other][j]
+                    one,
+                    i,
+                    factor,
+                    common,
+                    inputs,
+                    outputs,
+                    partner=splits[1],
+                    partner_id=leaf[other][j],
+                    paired=declared.paired,
                 )
             )
     return options

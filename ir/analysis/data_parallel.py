@@ -14,6 +14,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from ..model.layout import PARTIAL, REPLICATE, AxisPlacement, Shard
+from ..model.loops import Paired
 from ..model.model import Function
 from ..plan.sharding import REPLICATED, AxisSharding, Boundary, OpSplit, boundary_values
 from .axes import Axes, OpStrategy
@@ -32,13 +33,14 @@ def split_batch(
     function: Function,
     flow: Dataflow,
     summed: frozenset[int],
-    experts: bool = False,
+    apart: Paired | None = None,
     weights: Mapping[int, Shard] = NO_SHARDS,
 ) -> AxisSharding:
     """Shard one function along its batch. `summed` values between calls (the loss and its terms) stay
     partial sums; new values of buffers, which every device has whole, are gathered.
 
-    With `experts`, operators that support expert parallelism use it, and their weights are sharded.
+    Where experts or rows of tables are `apart`, operators that can send data to them do, and their
+    weights are sharded.
     `weights` are sharded as it says; what reads them gathers them, their gradients are reduced.
     """
     batch, whole = flow.batch_factors[function.name], flow.graph.updates(function.name)
@@ -47,10 +49,10 @@ def split_batch(
         return None if value in whole else flow.batch_shard(function, value)
 
     boundary = _boundary(function, shard, summed)
-    if experts:
-        boundary = _experts_apart(function, flow, boundary)
+    if apart:
+        boundary = _weights_apart(function, flow, boundary, apart)
     boundary = _with_weights(function, boundary, weights)
-    return _follow(function, flow.axes[function.name], boundary, batch, experts)
+    return _follow(function, flow.axes[function.name], boundary, batch, apart)
 
 
 def follow(
@@ -69,9 +71,9 @@ def _follow(
     axes: Axes,
     boundary: Boundary[AxisPlacement],
     loops: frozenset[int],
-    experts: bool = False,
+    apart: Paired | None = None,
 ) -> AxisSharding:
-    return _propagated(function, axes, boundary, loops, experts).sharding
+    return _propagated(function, axes, boundary, loops, apart).sharding
 
 
 class _Propagated(NamedTuple):
@@ -86,7 +88,7 @@ def _propagated(
     axes: Axes,
     boundary: Boundary[AxisPlacement],
     loops: frozenset[int],
-    experts: bool = False,
+    apart: Paired | None = None,
 ) -> _Propagated:
     """Propagate placements from the boundary: each operator takes the strategy its operands
     suggest.
@@ -95,7 +97,7 @@ def _propagated(
     weights = set[int]()  # in shards, with what single operators make of them
     for item, placement in zip(function.inputs, boundary.inputs, strict=True):
         placements[item.value] = placement
-        if item.kind == "parameter" and isinstance(placement, tuple) and not experts:
+        if item.kind == "parameter" and isinstance(placement, tuple) and not apart:
             weights.add(item.value)
     for output, tangent in zip(function.outputs, boundary.tangents, strict=True):
         if output.tangent is not None and tangent is not None:
@@ -107,19 +109,19 @@ def _propagated(
         same = next((o for o in op_axes.options if passed and o.inputs == operands), None)
         if same is not None:
             weights.update(op.results)
-        chosen = same or _choose(op_axes.options, operands, loops, experts)
+        chosen = same or _choose(op_axes.options, operands, loops, apart)
         splits.append(chosen.name)
         placements.update(zip(op.results, chosen.outputs, strict=True))
     return _Propagated(AxisSharding(tuple(splits), boundary), placements)
 
 
 def partial_outputs(
-    function: Function, flow: Dataflow, summed: frozenset[int], experts: bool = False
+    function: Function, flow: Dataflow, summed: frozenset[int], apart: Paired | None = None
 ) -> frozenset[int]:
     """The outputs that a split of the batch leaves as partial sums, where `summed` values are."""
-    sharding = split_batch(function, flow, summed, experts)
+    sharding = split_batch(function, flow, summed, apart)
     axes, batch = flow.axes[function.name], flow.batch_factors[function.name]
-    placements = _propagated(function, axes, sharding.boundary, batch, experts).placements
+    placements = _propagated(function, axes, sharding.boundary, batch, apart).placements
     return frozenset(o.value for o in function.outputs if placements.get(o.value) == PARTIAL)
 
 
@@ -127,13 +129,14 @@ def _choose(
     options: tuple[OpStrategy, ...],
     operands: tuple[AxisPlacement, ...],
     loops: frozenset[int],
-    experts: bool,
+    apart: Paired | None,
 ) -> OpStrategy:
     """Strategy that splits the loop most operands are sharded along, else passes sums, else
     replicates."""
-    along = [o for o in options if o.factor_id in loops and (experts or o.partner is None)]
+    along = [o for o in options if o.factor_id in loops and o.paired in (None, apart)]
     if along:
-        return max(along, key=lambda option: _agreement(option, operands))
+        # a gradient has no operand that says that its weight is apart
+        return max(along, key=lambda o: (_agreement(o, operands), o.paired is not None))
     partial = {i for i, placement in enumerate(operands) if placement == PARTIAL}
     if partial:
         for option in options:
@@ -147,14 +150,14 @@ def _agreement(option: OpStrategy, operands: tuple[AxisPlacement, ...]) -> int:
     return sum(want == have for want, have in zip(option.inputs, operands, strict=True))
 
 
-def _experts_apart(
-    function: Function, flow: Dataflow, boundary: Boundary[AxisPlacement]
+def _weights_apart(
+    function: Function, flow: Dataflow, boundary: Boundary[AxisPlacement], apart: Paired
 ) -> Boundary[AxisPlacement]:
-    """Shard expert weights, and their gradients, of operators that run expert-parallel."""
+    """Shard weights of experts, or rows of tables, and their gradients, where data travel to them."""
     batch = flow.batch_factors[function.name]
     placements: dict[int, AxisPlacement] = {}
     for op, op_axes in zip(function.ops, flow.axes[function.name].ops, strict=True):
-        pairs = [o for o in op_axes.options if o.partner is not None and o.factor_id in batch]
+        pairs = [o for o in op_axes.options if o.paired == apart and o.factor_id in batch]
         if pairs:
             placements.update(zip(op.operands(), pairs[0].inputs, strict=True))
     inputs, gradients = list(boundary.inputs), list(boundary.gradients)

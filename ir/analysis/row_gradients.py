@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import ceil
 
 from msgspec.structs import replace
 
@@ -45,7 +46,9 @@ def with_row_types(local: Function, whole: Function) -> Function:
         if op.target in OF_ROWS:
             here = local.types[result].shape[0]
             everywhere = table_rows.get(result, here)
-            rows[result] = -(-types[operands[1]].elements * here // everywhere)
+            # as many look-ups come from other ranks as go to them
+            part = 1 if "over" in op.kwargs else here / everywhere
+            rows[result] = ceil(types[operands[1]].elements * part)
         elif op.target == ADD and all(value in rows for value in operands):
             rows[result] = sum(rows[value] for value in operands)
             both = tuple(map(Ref, operands))

@@ -25,6 +25,7 @@ LoopKind = Literal["split", "mean", "joint", "whole"]
 Dim = tuple[str, ...]
 Dims = tuple[Dim, ...]
 ShardOffsets = tuple[tuple[int, Dims], ...]
+Paired = Literal["experts", "rows"]
 Work = Literal["gemm", "attention", "convolution", "pointwise", "reduce", "move", "view"]
 
 
@@ -65,7 +66,8 @@ class Loops(msgspec.Struct, frozen=True):
     `shard_offsets` is set where the result depends on the position of a shard in the global tensor
     (random masks, rows of a table): positions of literal arguments, and the dims that they locate.
     `pairs` are loops that one mesh axis may split together, the operator sending its data from the
-    shards of the one to the shards of the other and back (tokens and experts). `exchanges` is what
+    shards of the one to the shards of the other and back: tokens and experts, or as `paired` says
+    look-ups and rows of a table. `exchanges` is what
     an operator sends under a joint loop or a pair. `streamed`: elements that its kernels write for one
     another and read, by loops: how often each point passes through memory. `added_to`: operands that
     results begin from: where a split leaves partial sums, they are partial sums as well. `routing`: rows
@@ -85,6 +87,7 @@ class Loops(msgspec.Struct, frozen=True):
     streamed: tuple[tuple[Dim, float], ...] = ()
     added_to: tuple[int, ...] = ()
     routing: RoutedRows | None = None
+    paired: Paired = "experts"
 
     def size(self, name: str) -> int:
         return next(loop.size for loop in self.loops if loop.name == name)
@@ -155,6 +158,7 @@ class LoopFacts(TypedDict, total=False):
     streamed: tuple[tuple[Dim, float], ...]
     added_to: tuple[int, ...]
     routing: RoutedRows
+    paired: Paired
 
 
 def loops(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from ..model.loops import Loops, Site, declare, loops
+from collections.abc import Sequence
+
+from ..model.loops import Loops, OperatorCollective, Site, declare, loops
 from ..model.model import Op
+from ..model.tensor import ITEM_BYTES
 from .pattern import dim_names, literal, pattern
 
 VOCABULARY = (("v",),)
@@ -23,7 +26,29 @@ def embedding(site: Site) -> Loops:
     places = dim_names(site.operands[1].shape, "n")
     text = pattern([["v", "h"], places], [[*places, "h"]])
     # points are rows found, not rows times the table: nothing is computed at all
-    return loops(text, site, linear=((0,),), work="move", flops=0, shard_offsets=((2, VOCABULARY),))
+    return loops(
+        text,
+        site,
+        linear=((0,),),
+        work="move",
+        flops=0,
+        shard_offsets=((2, VOCABULARY),),
+        pairs=_pairs(places),
+        exchanges=_travel(places, site.operands[0].dtype),
+        paired="rows",
+    )
+
+
+def _pairs(places: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """One axis may split the first dim of places and the rows: places travel to their rows and back."""
+    return ((places[0], "v"),) if places and places[0] not in ("1", "n0!") else ()
+
+
+def _travel(places: Sequence[str], dtype: str) -> tuple[OperatorCollective, ...]:
+    """A place for every look-up, and a row, as if none were asked for twice."""
+    dims = tuple((name.rstrip("!"),) for name in places if name != "1")
+    rows = OperatorCollective("all_to_all", (*dims, ("h",)), ITEM_BYTES[dtype])
+    return OperatorCollective("all_to_all", dims, ITEM_BYTES["int64"]), rows
 
 
 @declare(DENSE_GRADIENT, SPARSE_GRADIENT, shard_aware=True)
@@ -43,4 +68,7 @@ def embedding_backward(site: Site) -> Loops:
         flops=0,
         shapes=((2, VOCABULARY),),
         shard_offsets=((5, VOCABULARY),),
+        pairs=() if scaled else _pairs(places),
+        exchanges=() if scaled else _travel(places, site.operands[0].dtype),
+        paired="rows",
     )

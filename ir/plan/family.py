@@ -24,6 +24,7 @@ def family(strategies: Iterable[Strategy]) -> str:
     parts = [name for role, name in MODEL_AXES if role in roles]
     parts += ["experts"] if "ep" in roles else []
     parts += ["slices"] if any(ROLES[role].slices for role in roles) else []
+    parts += ["tables"] if any(ROLES[role].tables for role in roles) else []
     sharded = {state for role in roles for state in ROLES[role].shards}
     if "parameter" in sharded:
         parts.append("FSDP")

@@ -21,7 +21,8 @@ class Role(msgspec.Struct, frozen=True):
     the axis; `operators`: splits operators by the loops of their weights; `sequence`: splits the
     tokens of a sample; `heads`: may exchange token shards for head shards inside a layer (Ulysses);
     `experts`: shards the experts and dispatches tokens to them; `slices`: shards the weights of matrix
-    products, each of which gathers its own in slices; `stages`: separates pipeline stages.
+    products, each of which gathers its own in slices; `tables`: shards the rows of tables and sends
+    look-ups to them; `stages`: separates pipeline stages.
     """
 
     name: str
@@ -33,12 +34,18 @@ class Role(msgspec.Struct, frozen=True):
     heads: bool = False
     experts: bool = False
     slices: bool = False
+    tables: bool = False
     stages: bool = False
 
     @property
     def splits_data(self) -> bool:
         """Whether ranks along the axis see different data, so that losses and gradients are summed."""
         return self.batch or self.sequence
+
+    @property
+    def divides_operators(self) -> bool:
+        """Whether ranks along the axis have parts of operators and of their weights."""
+        return self.searched or self.experts or self.slices or self.tables
 
     @property
     def searched(self) -> bool:
@@ -70,6 +77,12 @@ ROLES: dict[str, Role] = {
             batch=True,
             slices=True,
         ),
+        Role(
+            "rows",
+            "batch split, rows of tables apart: every distinct look-up travels to its row",
+            batch=True,
+            tables=True,
+        ),
         Role("ep", "batch split, experts apart: tokens travel to them", batch=True, experts=True),
         Role("cp", "tokens of a sample split, keys gathered", sequence=True),
         Role(
@@ -83,7 +96,9 @@ ROLES: dict[str, Role] = {
     )
 }
 
-SEARCHED_ROLES = tuple(r for r in ROLES if not ROLES[r].slices)  # unless others are asked for
+SEARCHED_ROLES = tuple(  # unless others are asked for
+    name for name, role in ROLES.items() if not (role.slices or role.tables)
+)
 ZERO_ROLES = ("zero3", "zero2", "zero1")  # axes that shard flattened state, outermost first
 MAX_AXIS_SIZE = 1 << 20  # ranks along an axis
 FRACTION_ROLE = ZERO_ROLES[0]  # may shard only a fraction of every weight
@@ -144,11 +159,7 @@ class Strategy(msgspec.Struct, frozen=True):
     @property
     def model_axes(self) -> tuple[tuple[str, int], ...]:
         """The axes inside one model replica: they decide the shapes of the per-device function."""
-        return tuple(
-            (role, size)
-            for role, size in self.axes
-            if ROLES[role].searched or ROLES[role].experts or ROLES[role].slices
-        )
+        return tuple((role, size) for role, size in self.axes if ROLES[role].divides_operators)
 
     @property
     def supports_fraction(self) -> bool:

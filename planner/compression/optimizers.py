@@ -59,7 +59,7 @@ def check_strategies(
 def _divides(role: str, demand: OptimizerDemand) -> bool:
     """Whether a role leaves ranks without tensors that the optimizer must see."""
     what = ROLES[role]
-    divides = what.shards or what.operators or what.experts or what.slices or what.stages
+    divides = what.shards or what.stages or (what.divides_operators and not what.sequence)
     return demand == "across tensors" and bool(divides)
 
 
@@ -71,7 +71,7 @@ def _refusal(role: str, optimizer: str) -> str:
         return f"lets ranks of {COMPRESSED_OPTIMIZER_ROLE} run apart, and knows no other axis"
     if ROLES[role].shards:
         return f"keeps all weights on every rank, which {COMPRESSED_OPTIMIZER_ROLE} does"
-    shards = ROLES[role].operators or ROLES[role].experts or ROLES[role].slices
+    shards = ROLES[role].divides_operators and not ROLES[role].sequence
     return (
         "looks at whole tensors"
         if shards and COMPRESSED_OPTIMIZERS[optimizer].needs_full_tensors

@@ -77,8 +77,8 @@ def axis_families(cluster: Cluster, roles: tuple[str, ...]) -> list[list[ModelAx
         families.append([((role, degree),) for degree in sizes])
         if SEQUENCE_FLAG in roles:
             families.append([((role, degree), (SEQUENCE_FLAG, 1)) for degree in sizes])
-    slices = (r for r in roles if ROLES[r].slices)
-    families += [[((role, degree),) for degree in sizes] for role in (*tokens[:1], *slices)]
+    asked = (r for r in roles if ROLES[r].slices or ROLES[r].tables)
+    families += [[((role, degree),) for degree in sizes] for role in (*tokens[:1], *asked)]
     return families
 
 

@@ -61,7 +61,7 @@ class ModelShardings:
                 f.name: split_batch(f, self.flow, values.summed_values[f.name], apart)
                 for f in self.model.functions
             }
-            for apart in (False, True)
+            for apart in (None, "experts")
         )
 
     @property
@@ -128,9 +128,19 @@ class ModelShardings:
             return self.batch_shardings[name]
         if ROLES[role].slices:
             return self.sliced_sharding(name, axis.size)
+        if ROLES[role].tables:
+            return self.row_shardings[name]
         if ROLES[role].batch:
             return (self.expert_shardings if ROLES[role].experts else self.batch_shardings)[name]
         return replicated(self.functions[name])
+
+    @cached_property
+    def row_shardings(self) -> dict[str, AxisSharding]:
+        """By function, its sharding along the batch with the rows of its tables apart."""
+        summed = self.values.summed_values
+        return {
+            f.name: split_batch(f, self.flow, summed[f.name], "rows") for f in self.model.functions
+        }
 
     @cached_method
     def sliced_sharding(self, name: str, degree: int) -> AxisSharding:

@@ -42,7 +42,7 @@ class AxisRule(msgspec.Struct, frozen=True):
 
     def allows(self, option: OpStrategy) -> bool:
         """Whether an operator may be split so."""
-        if option.partner_id in self.barred:
+        if option.partner_id in self.barred or option.paired == "rows":
             return False
         return option.factor_id < 0 or option.factor_id in self.loops
 

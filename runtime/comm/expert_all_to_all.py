@@ -93,7 +93,7 @@ class ExpertDispatch:
             choice = slots.of(choice, (ranks.coordinates[axis] + 0.5) / degree)
             experts, factors = slots.count, slots.factors
         self.experts, self.factors = experts, factors
-        owner = _owner(choice.reshape(-1), factors, axis, ranks.sizes)
+        owner = owner_of(choice.reshape(-1), factors, axis, ranks.sizes)
         self.order = torch.argsort(owner, stable=True)
         self.tokens = self.order // choice.shape[1]
         self.route = ranks.row_route(axis, torch.bincount(owner, minlength=degree))
@@ -108,7 +108,7 @@ class ExpertDispatch:
         return self.route.back(rows)
 
 
-def _owner(choice: Tensor, expert_factors: Any, axis: str, sizes: dict[str, int]) -> Tensor:
+def owner_of(choice: Tensor, expert_factors: Any, axis: str, sizes: dict[str, int]) -> Tensor:
     """The coordinate along `axis` of the rank that holds each chosen expert."""
     for size, stride, axes in expert_factors:
         if axis in axes:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...ir.capture import resolve as _resolve  # noqa: F401  (registers our operators)
 from ...ir.capture.operators.elementary import exponentials_total, label_logits, widened
 from ...ir.capture.operators.shard_offsets import to_local_positions
-from .expert_all_to_all import ExpertSlots, FindCentroids, experts, experts_backward
+from .expert_all_to_all import ExpertSlots, FindCentroids, experts, experts_backward, owner_of
 from .group_hierarchy import DirectRoute, RowRoute
 
 OPS = torch.ops.plait
@@ -94,11 +94,22 @@ class ShardedOperators:
         """The gradients of `attention`, and of its bias."""
         return OPS.attention_backward_bias(*self.with_offsets(args))
 
-    def embedding(self, table: Tensor, indices: Tensor, rows: ShardFactors, *_: object) -> Tensor:
-        """Rows of a shard of the table; zeros for rows of other ranks."""
-        local, here = to_local_positions(indices, self.shard_offsets(rows))
-        found = table[local]
-        return found.mul_(here.unsqueeze(-1))
+    def embedding(
+        self,
+        table: Tensor,
+        indices: Tensor,
+        rows: ShardFactors,
+        *_: object,
+        over: tuple[str, ...] = (),
+    ) -> Tensor:
+        """Rows of a shard of the table; zeros for rows of other ranks, which over an axis are asked for
+        them."""
+        asking = RowRequests(self, over[0], indices, rows) if over else None
+        local, here = to_local_positions(
+            asking.asked if asking else indices, self.shard_offsets(rows)
+        )
+        result = table[local].mul_(here.unsqueeze(-1))
+        return asking.answers(result) if asking else result
 
     def embedding_dense_backward(
         self,
@@ -108,13 +119,31 @@ class ShardedOperators:
         padding: int,
         scaled: bool,
         rows: ShardFactors,
+        over: tuple[str, ...] = (),
     ) -> Tensor:
         """The gradient of a shard of the table."""
+        gradient, indices = self.totals_of_rows(gradient, indices, padding, rows, over)
         local, here = to_local_positions(indices, self.shard_offsets(rows))
         result = gradient.new_zeros(count, gradient.shape[-1])
         used = here & (indices != padding)
         rows_of = (gradient * used.unsqueeze(-1)).reshape(-1, gradient.shape[-1])
         return result.index_add_(0, local.reshape(-1), rows_of)
+
+    def totals_of_rows(
+        self,
+        gradient: Tensor,
+        indices: Tensor,
+        padding: int,
+        rows: ShardFactors,
+        over: tuple[str, ...],
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients of look-ups, and their places: over an axis, sums by row of those that other ranks
+        made of rows of this one."""
+        if not over:
+            return gradient, indices
+        used = (indices != padding).unsqueeze(-1)
+        asking = RowRequests(self, over[0], indices, rows)
+        return asking.sent_totals(gradient * used), asking.asked
 
     def embedding_sparse_backward(
         self,
@@ -124,8 +153,10 @@ class ShardedOperators:
         padding: int,
         _: bool,
         rows: ShardFactors,
+        over: tuple[str, ...] = (),
     ) -> Tensor:
         """The gradient of a shard of the table (sparse): of the rows that were read and lie there."""
+        gradient, indices = self.totals_of_rows(gradient, indices, padding, rows, over)
         local, here = to_local_positions(indices, self.shard_offsets(rows))
         used = (here & (indices != padding)).reshape(-1)
         places, values = local.reshape(-1)[used], gradient.reshape(used.numel(), -1)[used]
@@ -171,6 +202,33 @@ class ShardedOperators:
         if not over:
             return OPS.experts_backward_bias(*self.with_offsets(args))
         return experts_backward(self, over, *args)
+
+
+class RowRequests:
+    """Look-ups of rows of a table that the ranks of an axis have apart: each asks once for every row
+    that it reads. `asked` are those that this rank is asked for, by their place in the whole table."""
+
+    def __init__(
+        self, ranks: ShardedOperators, axis: str, indices: Tensor, rows: ShardFactors
+    ) -> None:
+        distinct, self.place = indices.unique(return_inverse=True)
+        owner = owner_of(distinct, rows, axis, ranks.sizes)
+        self.order = torch.argsort(owner, stable=True)
+        self.route = ranks.row_route(axis, torch.bincount(owner, minlength=ranks.sizes[axis]))
+        self.asked = self.route.there(distinct[self.order])
+
+    def answers(self, rows: Tensor) -> Tensor:
+        """The row of every look-up, from those that this rank was asked for."""
+        arrived = self.route.back(rows)
+        distinct = torch.empty_like(arrived)
+        distinct[self.order] = arrived
+        return distinct[self.place]
+
+    def sent_totals(self, gradient: Tensor) -> Tensor:
+        """The sums of gradients of look-ups, by row, that ranks have of the rows in `asked`."""
+        totals = gradient.new_zeros(len(self.order), gradient.shape[-1])
+        totals.index_add_(0, self.place.reshape(-1), gradient.reshape(-1, gradient.shape[-1]))
+        return self.route.there(totals[self.order])
 
 
 def _are_shard_factors(arg: object) -> bool:

@@ -14,7 +14,7 @@ from plait.cost_model.explain.step_terms import step_term
 from plait.cost_model.hardware import load_cluster
 from plait.ir.analysis.row_gradients import sparse_gradients
 from plait.ir.capture import load_source, trace
-from plait.ir.errors import MismatchError
+from plait.ir.errors import MismatchError, UsageError
 from plait.ir.files.json_files import dump
 from plait.ir.lowering.cast import cast_model
 from plait.planner import PlanOptions, plan
@@ -35,6 +35,9 @@ PINS = (
     "tp=2,zero1=2",
     "*:dp=4;tables.0:zero3=4;tables.1:tp=4;tables.2:dp=2,zero2=2",
     f"*:zero1=4;tables.*:tp=4{ON_HOST}",
+    "*:dp=4;tables.*:rows=4",
+    "dp=2,rows=2",
+    "pp=2,rows=2",
 )
 
 
@@ -73,6 +76,13 @@ def test_rows_are_read_priced_and_stepped() -> None:
     whole = sum(specs[name].type.bytes for name in TABLES)
     assert dict(chosen.stages[0].memory_terms)["gradients"] < whole / 4
     assert step_term(chosen).value == pytest.approx(chosen.prediction.step_seconds)
+    apart = planned("rows=4", model)
+    layouts = {s.names()[0]: s.layout for s in plan_table(apart, model).state_tensors}
+    assert {layouts[name] for name in TABLES} == {((0, 0),)}
+    sends = [c for x in apart.layers for c in x.forward.collectives if c.kind == "all_to_all"]
+    assert {c.axis for c in sends} == {"rows"}
+    with pytest.raises(UsageError, match="does not divide"):
+        planned("rows=4", tied)
     with pytest.raises(MismatchError, match="1-bit-adam sums gradients of all rows"):
         plan_table(replace(chosen, optimizer=replace(chosen.optimizer, name="1-bit-adam")), model)
 
