@@ -13,7 +13,7 @@ from ..ir.model.model import Model
 from ..ir.passes import Observer
 from ..ir.plan.placement import Placement
 from ..ir.plan.plan import Optimizer, Plan
-from ..ir.plan.program import GeneratedProgram
+from ..ir.plan.program import GeneratedProgram, Kernels, with_kernels
 from .formats import files
 from .formats.model_source import ModelSource
 from .placement import PLACEMENT, read_placement
@@ -24,14 +24,14 @@ class CompileTarget(NamedTuple):
     """What a plan or placement is compiled to. `batch`: samples that the model is traced with, in
     `precision`; `model_digest` tells whether it is the plan's; `plan` is None for a placement.
 
-    `program(model, source)` is the training program in the plan's precision, `float64_program(model)`
-    the one that is verified to rounding.
+    `program(model, source, kernels)` is the training program in the plan's precision,
+    `float64_program(model)` the one that is verified to rounding.
     """
 
     name: str
     ranks: int
     batch: int | None
-    program: Callable[[Model, str], GeneratedProgram]
+    program: Callable[[Model, str, Kernels], GeneratedProgram]
     float64_program: Callable[[Model], GeneratedProgram]
     precision: str | None = None
     model_digest: str | None = None
@@ -53,9 +53,9 @@ def target_of_plan(plan: Plan, observer: Observer | None = None) -> CompileTarge
     """The target of a plan; `observer` is shown what the passes of `program` give."""
     from ..codegen import compile_program
 
-    def program(model: Model, source: str) -> GeneratedProgram:
+    def program(model: Model, source: str, kernels: Kernels) -> GeneratedProgram:
         cast = in_precision(model, plan.precision, observer)
-        return compile_program(plan, cast, source, observer)
+        return compile_program(plan, cast, source, observer, kernels=kernels)
 
     def float64_program(model: Model) -> GeneratedProgram:
         return compile_program(exact(plan), cast_model(model, "float64"))
@@ -81,8 +81,8 @@ def exact(plan: Plan) -> Plan:
 def target_of_placement(placement: Placement) -> CompileTarget:
     from ..codegen.placement import compile_placement
 
-    def program(model: Model, source: str) -> GeneratedProgram:
-        return compile_placement(placement, model, source)
+    def program(model: Model, source: str, kernels: Kernels) -> GeneratedProgram:
+        return with_kernels(compile_placement(placement, model, source), kernels)
 
     def float64_program(model: Model) -> GeneratedProgram:
         return compile_placement(placement, cast_model(model, "float64"))

@@ -145,7 +145,6 @@ def planned_again(folder: Path, ranks: int, devices: Cluster | None = None) -> G
     """The program of a folder's model for another number of ranks: of these devices, else of this
     machine."""
     from ..ir.lowering.cast import HALF_PRECISIONS
-    from ..ir.plan.program import with_kernels
     from ..planner.question.options import OPTIMIZERS
     from ..runtime.launch.program_folder import MODEL, read_table
     from .compilation import target_of_plan
@@ -167,4 +166,4 @@ def planned_again(folder: Path, ranks: int, devices: Cluster | None = None) -> G
         "optimizer": table.optimizer if table.optimizer in OPTIMIZERS else "adamw",
     }
     made = plan_for_all(model, devices or f"local:{ranks}", **options)
-    return with_kernels(target_of_plan(made).program(model, table.source), table.kernels)
+    return target_of_plan(made).program(model, table.source, table.kernels)

@@ -273,7 +273,7 @@ class ProgramRequest(NamedTuple):
         """The program for `world` ranks."""
         from ..ir.capture.python_state.module_facts import module_facts
         from ..ir.capture.python_state.steady import STEADY
-        from ..ir.plan.program import for_module, with_kernels
+        from ..ir.plan.program import for_module
         from .compilation import target_of_plan
         from .parallel.compiled_for_ranks import read_other_plans
 
@@ -290,8 +290,7 @@ class ProgramRequest(NamedTuple):
         planned = None if target.plan is None else with_methods(target.plan)
         if planned is not None:
             print(planned, file=sys.stderr)
-        program = for_module(target.program(traced, ""), module_facts(self.model))
-        program = with_kernels(program, self.kernels)
+        program = for_module(target.program(traced, "", self.kernels), module_facts(self.model))
         others = read_other_plans(self.plans.others, world)
         steady = STEADY.get(self.model, frozenset())
         return CompiledRequest(program, planned, others, steady)

@@ -65,7 +65,7 @@ def compile(plan: str | Path | ir.Plan | Placement, model: Model, folder: str | 
         target = target_of_plan(plan)
     else:
         target = read_target(Path(plan))
-    write_program(target.program(model, ""), Path(folder))
+    write_program(target.program(model, "", "aten"), Path(folder))
     files.write(Path(folder) / MODEL, model, "plait/model")
     return Path(folder)
 

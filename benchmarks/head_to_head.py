@@ -26,7 +26,7 @@ from plait.codegen import compile_program, write_program
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
 from plait.ir.model.model import Model
-from plait.ir.plan.program import Kernels, with_kernels
+from plait.ir.plan.program import Kernels
 from plait.planner import PlanOptions, plan
 from plait.planner.question.pins import pin_all
 from plait.runtime.launch.launch import launch
@@ -74,7 +74,7 @@ def with_program(job: Job, model: Model, folder: Path) -> Job:
     )
     planned = plan(model, load_cluster(f"local:{job.ranks}"), options)
     kernels: Kernels = "inductor" if job.compiled else "aten"
-    write_program(with_kernels(compile_program(planned, model), kernels), place)
+    write_program(compile_program(planned, model, kernels=kernels), place)
     return job._replace(folder=str(place))
 
 

@@ -48,6 +48,12 @@ CASES = {  # strategy, what is compressed, and how much travels beside calls
     "zero1, sdp4bit": ("zero1", "sdp4bit", None),
     "zero1, auto": ("zero1", "auto", None),
 }
+MTU, HEADERS, FRAME = (
+    1500,
+    20 + 32,
+    14,
+)  # IP and TCP with time stamps; what a link counts beside packets
+PAYLOAD_SHARE = (MTU - HEADERS) / (MTU + FRAME)
 SLICE_BYTES = 4 * 2**20  # a quarter of a weight
 COMPRESSED_AT_MOST = 0.2  # of the bytes of fp32
 
@@ -94,9 +100,10 @@ def main() -> int:
 
 
 def shaped(ranks: int, gbit: float, one: str) -> Cluster:
-    """Nodes of one rank each, like the cluster `one`, with that link between them."""
+    """Nodes of one rank each, like the cluster `one`, with that link between them: it passes so many
+    bits of frames, of which tensors are a share."""
     local = load_cluster(one)
-    link = Link("shaped", ranks, 1e-4, gbit * 1e9 / 8, source="given")
+    link = Link("shaped", ranks, 1e-4, PAYLOAD_SHARE * gbit * 1e9 / 8, source="given")
     return replace(local, name=f"shaped:{ranks}", levels=(link, *local.levels))
 
 

@@ -14,6 +14,7 @@ from ..ir.errors import MismatchError
 from ..ir.lowering.chunk import bind_layers
 from ..ir.lowering.fit import verify_fit
 from ..ir.lowering.forward_backward import ForwardBackward
+from ..ir.lowering.fused_saves import saved_beside_fusion
 from ..ir.lowering.localize import Localize
 from ..ir.lowering.overlap import STARTED, Overlap
 from ..ir.lowering.products.fuse_bias import fuse_bias
@@ -22,6 +23,7 @@ from ..ir.model.model import BackwardParts, Function, GraphHalves, LocalLists, M
 from ..ir.passes import Observer, run
 from ..ir.plan.memory_action import MemoryAction
 from ..ir.plan.plan import Layers, Plan
+from ..ir.plan.program import Kernels
 from ..ir.plan.schedules.registry import splits_backward
 from ..ir.plan.sharding import Sharding
 from ..ir.plan.strategy import ROLES
@@ -50,9 +52,15 @@ class LoweredFunction(msgspec.Struct, frozen=True):
 
 
 def lower(
-    plan: Plan, model: Model, dataflow: Dataflow, overlap: Overlap, observer: Observer | None = None
+    plan: Plan,
+    model: Model,
+    dataflow: Dataflow,
+    overlap: Overlap,
+    observer: Observer | None = None,
+    kernels: Kernels = "aten",
 ) -> tuple[LoweredFunction, ...]:
-    """Lower all functions of a plan; raises MismatchError when the plan is for another model."""
+    """Lower all functions of a plan, for these kernels; raises MismatchError when the plan is for
+    another model."""
     if plan.model_digest != model.fingerprint():
         raise MismatchError(
             f"the plan is for {plan.model} ({plan.model_digest}), this model is {model.name} "
@@ -86,6 +94,8 @@ def lower(
         suffix = "" if sharding.strategy == usual else identifier(str(sharding.strategy))
         name = _name("_".join(filter(None, (function.name, suffix))), memory, used_names)
         used_names.add(name)
+        if kernels == "inductor" and saved == "keep" and not splits_backward(plan.schedule):
+            saved = saved_beside_fusion(local)
         halves = run(ForwardBackward(saved), local, observer)
         low = LoweredFunction(
             name, local, halves, memory, number, sharding, tuple(runs), function, bound

@@ -27,8 +27,10 @@ from ..ir.plan.program import (
     CompressedAxis,
     GeneratedProgram,
     GroupProgram,
+    Kernels,
     ProgramTable,
     sealed,
+    with_kernels,
 )
 from .compression import cpp, triton
 from .function import function_module
@@ -65,10 +67,12 @@ def compile_program(
     source: str = "",
     observer: Observer | None = None,
     overlap: Overlap | None = None,
+    kernels: Kernels = "aten",
 ) -> GeneratedProgram:
     """The program of a plan. `source` is JSON that says what `main.py` trains: the keyword
     arguments of `ir.capture.materialize`. `observer` is shown what every pass gives. `overlap` says
-    how much may travel beside other work; None: a share of the device's memory.
+    how much may travel beside other work; None: a share of the device's memory. `kernels` run its
+    functions.
 
     Raises MismatchError when plan and model do not belong together.
     """
@@ -77,13 +81,13 @@ def compile_program(
     data_table = _group_tables(plan, model, dataflow, source) if plan.groups else None
     if data_table is None:
         layouts = PlanLayouts(plan, dataflow)
-        passes = overlap, observer
+        passes = overlap, observer, kernels
         files = _modules(plan, model, dataflow, range(len(plan.stages)), passes)
         data_table = program_table(plan, model, dataflow, layouts, source)
         data_table = replace(data_table, in_flight_bytes=overlap.in_flight_bytes)
         files |= kernel_sources(data_table)
     else:
-        files = _group_modules(plan, data_table, model, dataflow, observer)
+        files = _group_modules(plan, data_table, model, dataflow, (observer, kernels))
     kinds = {p.type.dtype for p in model.parameters if p.type.is_float}
     converts = len(kinds) == 1 and not plan.optimizer.master_weights
     dtype = PRECISIONS[plan.precision] if converts else None
@@ -91,7 +95,7 @@ def compile_program(
     files["main.py"] = main_module(plan.strategy_text, plan.mesh.size, dtype)
     files["source.json"] = source or "{}"
     files[PLAN_FILE] = dump(plan, "plait/plan").decode()
-    return GeneratedProgram(tuple(sorted(files.items())), data_table)
+    return with_kernels(GeneratedProgram(tuple(sorted(files.items())), data_table), kernels)
 
 
 def _docstring(plan: Plan) -> str:
@@ -103,11 +107,11 @@ def _modules(
     model: Model,
     dataflow: Dataflow,
     stages: Iterable[int],
-    passes: tuple[Overlap, Observer | None],
+    passes: tuple[Overlap, Observer | None, Kernels],
 ) -> dict[str, str]:
     """The modules of these stages, and of the functions that they call."""
-    overlap, observer = passes
-    lowered = lower(plan, model, dataflow, overlap, observer)
+    overlap, observer, kernels = passes
+    lowered = lower(plan, model, dataflow, overlap, observer, kernels)
     layouts, module = PlanLayouts(plan, dataflow), FunctionModule(plan, model)
     numbers = set(stages)
     used = tuple(
@@ -138,15 +142,20 @@ def _group_tables(plan: Plan, model: Model, dataflow: Dataflow, source: str) -> 
 
 
 def _group_modules(
-    plan: Plan, table: ProgramTable, model: Model, dataflow: Dataflow, observer: Observer | None
+    plan: Plan,
+    table: ProgramTable,
+    model: Model,
+    dataflow: Dataflow,
+    passes: tuple[Observer | None, Kernels],
 ) -> dict[str, str]:
-    """The modules of every group's folder."""
+    """The modules of every group's folder. Groups exchange gradients themselves, so nothing travels
+    beside other work."""
     files: dict[str, str] = {}
     for number, group in enumerate(table.groups):
         if f"{group.folder}/__init__.py" not in files:
             view = group_view(plan, number)
-            passes = Overlap(in_flight_bytes=0), observer  # groups exchange gradients themselves
-            modules = _modules(view.plan, model, dataflow, [view.stage], passes)
+            alone = Overlap(in_flight_bytes=0), *passes
+            modules = _modules(view.plan, model, dataflow, [view.stage], alone)
             files[f"{group.folder}/__init__.py"] = _docstring(view.plan)
             files |= {f"{group.folder}/{name}": text for name, text in modules.items()}
     return files

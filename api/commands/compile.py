@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from ...codegen import write_program
     from ...ir.capture.sources.derived_types import verify_types
-    from ...ir.plan.program import for_module, with_kernels
+    from ...ir.plan.program import for_module
     from ...runtime.launch.program_folder import MODEL
     from ..compilation import read_target
     from ..formats import files
@@ -41,8 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
     model = source.load_for(target.batch, target.precision, target.model_digest, printer)
     if source.is_file:
         verify_types(model)
-    program = for_module(target.program(model, str(source)), source.facts())
-    program = with_kernels(program, arguments.kernels)
+    program = target.program(model, str(source), arguments.kernels)
+    program = for_module(program, source.facts())
     if arguments.output:
         write_program(program, Path(arguments.output))
         files.write(Path(arguments.output) / MODEL, model, "plait/model")

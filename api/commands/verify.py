@@ -101,7 +101,7 @@ def jobs_of(arguments: argparse.Namespace, case: VerificationCase, scratch: Path
         return jobs
     if plan.optimizer.name not in COMPRESSED_OPTIMIZERS:  # those differ from one process by design
         folder = scratch / "trained_program"
-        write_program(target.program(case.model, ""), folder)
+        write_program(target.program(case.model, "", "aten"), folder)
         jobs.append(
             msgspec.structs.replace(
                 jobs[0],

@@ -22,7 +22,7 @@ from plait.ir.capture import trace
 from plait.ir.devices.cluster import Cluster
 from plait.ir.errors import PlaitError
 from plait.ir.plan.plan import Plan
-from plait.ir.plan.program import Kernels, with_kernels
+from plait.ir.plan.program import Kernels
 from plait.planner import PlanOptions, plan
 from plait.runtime.launch.session import session
 from plait.runtime.program import Program
@@ -58,7 +58,7 @@ def opened(
     model = trace(module, batch)
     planned = plan(model, cluster or load_cluster("1xh100"), options)
     with tempfile.TemporaryDirectory() as folder:
-        write_program(with_kernels(compile_program(planned, model), kernels), Path(folder))
+        write_program(compile_program(planned, model, kernels=kernels), Path(folder))
         program = Program.open(folder, module, torch.optim.AdamW, device=machine.device)
     return Running(program, planned, module, {k: v.to(machine.device) for k, v in batch.items()})
 

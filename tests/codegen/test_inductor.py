@@ -7,7 +7,7 @@ from plait.codegen import compile_program, write_program
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
 from plait.ir.model.model import Model
-from plait.ir.plan.program import Kernels, with_kernels
+from plait.ir.plan.program import Kernels
 from plait.planner import PlanOptions, plan
 from plait.runtime.launch.session import session
 from plait.runtime.program import Program
@@ -36,8 +36,8 @@ def trained(name: str, kernels: Kernels, folder) -> tuple[list[torch.Tensor], fl
     apart = not any(isinstance(m, torch.nn.BatchNorm2d) for m in module.modules())
     options = PlanOptions(micro_batches=2 if apart else 1, memory_actions=("keep",))
     model = trace(module, batch)
-    program = compile_program(plan(model, load_cluster("local:1"), options), model)
-    write_program(with_kernels(program, kernels), folder / kernels)
+    planned = plan(model, load_cluster("local:1"), options)
+    write_program(compile_program(planned, model, kernels=kernels), folder / kernels)
     with session("gloo"):
         running = Program.open(folder / kernels, module, torch.optim.SGD, {"lr": 0.1})
         losses = [running.step(batch) for _ in range(STEPS)]
