@@ -137,7 +137,6 @@ def generated(optimizer: Optimizer, gradient_precision: str, item_bytes: int) ->
         gradient_item_bytes=full if widens else None,
         stepped_item_bytes=full if optimizer.master_weights else None,
         step_vectors=optimizer.step_vectors,
-        steps_on_host=optimizer.on_host,
     )
 
 
@@ -196,6 +195,14 @@ ENGINE_MODELS = {
     "accelerate": "fsdp2",
     "galvatron": "fsdp2",
 }
+
+
+def execution_of(
+    engine: str, optimizer: Optimizer, gradient_precision: str, item_bytes: int
+) -> ExecutionModel:
+    """How an engine, or a generated program, trains with an optimizer (see `generated`)."""
+    ran = engine_execution(engine) or generated(optimizer, gradient_precision, item_bytes)
+    return msgspec.structs.replace(ran, steps_on_host=optimizer.on_host)
 
 
 def engine_execution(engine: str) -> ExecutionModel | None:

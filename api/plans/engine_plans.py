@@ -108,6 +108,7 @@ def layout_options(layout: EngineLayout, model: Model, options: PlanOptions = OP
         "bounds": bounds_of_layout(layout, model),
         "model_chunks": layout.model_chunks,
         "schedule": layout.pipeline_schedule,
+        "optimizer_on": "host" if layout.optimizer_on_host else "device",
     }
     return replace(options, **settings)
 

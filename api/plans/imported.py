@@ -48,6 +48,8 @@ def fixed_options(file: ImportedPlan, options: dict[str, Any]) -> dict[str, Any]
             values["micro_batches"] = file.micro_batches
         if options.get("engine") in (None, DEFAULT_ENGINE):
             options["engine"] = file.engine
+        if file.optimizer_on_host:
+            options["optimizer_on"] = "host"
         schedule = file.pipeline_schedule
     for name, value in values.items():
         options[name] = options.get(name) or value

@@ -50,7 +50,7 @@ def explain_imported(
     """
     model = source.load(_global_batch(file), _precision(file))
     if isinstance(file, EngineLayout) and file.global_batch is None:
-        model = rescale(model, model.batch * file.data)
+        model = rescale(model, (source.batch or model.batch) * file.data)
     keywords: dict[str, Any] = {"pin": [file], "memory": memory_bytes}
     request = plan_request(model, cluster.devices, keywords)
     prices = PriceCache()

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from ...ir.plan.groups.view import priced_view
 from ...ir.plan.plan import Plan, Stage
 from ..communication.data_parallel import axes_of
-from ..execution_model import ExecutionModel, engine_execution, generated
+from ..execution_model import ExecutionModel, execution_of
 from ..memory.in_flight import InFlight
 from ..memory.peak import (
     PartAmounts,
@@ -58,7 +58,7 @@ def memory_term(plan: Plan, number: int) -> Term:
     parts = [
         (s.bytes, axes_of(plan, s.strategy, s.bytes.item_bytes)) for s in stage.bytes_by_strategy
     ]
-    execution = execution_of(plan, stage)
+    execution = stage_execution(plan, stage)
     terms_by_name: dict[str, list[Term]] = {}
     for (share, axes), peak in zip(
         parts, stage_peaks(parts, execution, waiting, device), strict=True
@@ -86,12 +86,10 @@ def in_flight_of(plan: Plan, stage: Stage) -> InFlight:
     return InFlight(*counts, stage.waiting_beside)
 
 
-def execution_of(plan: Plan, stage: Stage) -> ExecutionModel:
+def stage_execution(plan: Plan, stage: Stage) -> ExecutionModel:
     """How the engine of a plan executes a stage."""
     item_bytes = stage.bytes_by_strategy[0].bytes.item_bytes
-    return engine_execution(plan.engine) or generated(
-        plan.optimizer, plan.gradient_precision, item_bytes
-    )
+    return execution_of(plan.engine, plan.optimizer, plan.gradient_precision, item_bytes)
 
 
 def named(amounts: PartAmounts[int]) -> PartAmounts[Quantity]:
@@ -107,7 +105,7 @@ def working_bytes(plan: Plan, number: int) -> int:
     total = 0
     for share in stage.bytes_by_strategy:
         axes = axes_of(plan, share.strategy, share.bytes.item_bytes)
-        peaks = while_calls_run(share.bytes, axes, execution_of(plan, stage), waiting)
+        peaks = while_calls_run(share.bytes, axes, stage_execution(plan, stage), waiting)
         total += max(
             (m.batch + m.activations + m.temporaries + m.communication for m in peaks), default=0
         )

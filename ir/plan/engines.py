@@ -41,7 +41,8 @@ class Engine(msgspec.Struct, frozen=True):
     `mixes`: what may differ between layers; `even`: stages have equal numbers of layers; `extras`:
     compressed messages, fractions of weights and mixtures of devices are for generated programs;
     `styles`: tensor ranks split what a ParallelStyle of PyTorch says; `absent`: roles, and why;
-    `whole_backward`: roles beside which no schedule runs backward in two parts."""
+    `whole_backward`: roles beside which no schedule runs backward in two parts; `host_steps`: its
+    optimizer can step on the host."""
 
     name: str
     about: str
@@ -54,6 +55,7 @@ class Engine(msgspec.Struct, frozen=True):
     styles: bool = False
     absent: tuple[tuple[str, str], ...] = ()
     whole_backward: tuple[str, ...] = ()
+    host_steps: bool = False
     rules: tuple[Rule, ...] = ()
 
     def refusal(self, strategy: Strategy) -> str | None:
@@ -172,7 +174,9 @@ NO_ULYSSES = Rule("sp has no size: it splits tokens between tp's operators", _ul
 ENGINES: dict[str, Engine] = {
     engine.name: engine
     for engine in (
-        Engine("plait", "generated programs", schedules=tuple(SCHEDULES), extras=True),
+        Engine(
+            "plait", "generated programs", schedules=tuple(SCHEDULES), extras=True, host_steps=True
+        ),
         Engine(
             "torch",
             "PyTorch's own: plait.apply",
@@ -215,6 +219,7 @@ ENGINES: dict[str, Engine] = {
         Engine(
             "megatron",
             "Megatron-Core and Megatron Bridge",
+            host_steps=True,
             roles=("pp", "dp", *ZEROS, "ep", "cp", "tp", "sp"),
             actions=("keep", "recompute"),
             mixes="none",
@@ -235,6 +240,7 @@ ENGINES: dict[str, Engine] = {
         Engine(
             "deepspeed",
             "DeepSpeed: ZeRO, AutoTP, AutoEP, Ulysses",
+            host_steps=True,
             roles=("pp", "dp", *ZEROS, "ep", "sp", "tp"),
             actions=("keep", "recompute"),
             schedules=("1f1b",),

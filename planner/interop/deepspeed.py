@@ -15,7 +15,6 @@ from msgspec import Meta
 from .engine_layout import EngineLayout
 
 NAME = "deepspeed"
-TIERS = {"cpu": "host", "nvme": "disk"}
 Degree = Annotated[int, Meta(ge=1, le=1 << 20)]
 Open = Degree | Literal["auto"] | None
 
@@ -100,15 +99,16 @@ def read(file: DeepSpeedFile, devices: int) -> EngineLayout:
         global_batch=total,
         micro_batch=micro,
         precision=half,
+        optimizer_on_host=file.zero_optimization.offload_optimizer.device == "cpu",
         unpriced=tuple(_unpriced(file.zero_optimization)),
     )
 
 
 def _unpriced(zero: _Zero) -> Iterator[str]:
-    for name, about in (("offload_optimizer", "optimizer states"), ("offload_param", "parameters")):
-        tier = getattr(zero, name).device
-        if tier != "none":
-            yield f"zero_optimization.{name}: {about} on the {TIERS[tier]}"
+    if zero.offload_optimizer.device == "nvme":
+        yield "zero_optimization.offload_optimizer: optimizer states on disks"
+    if zero.offload_param.device != "none":
+        yield "zero_optimization.offload_param: parameters on the host or on disks"
     if zero.zero_hpz_partition_size > 1:
         yield "zero_optimization.zero_hpz_partition_size: weights kept in parts within a node"
     for name in ("zero_quantized_weights", "zero_quantized_gradients"):
@@ -128,6 +128,8 @@ def settings(layout: EngineLayout) -> dict[str, Any]:
         "gradient_accumulation_steps": layout.micro_batches,
         "zero_optimization": {"stage": layout.zero_stage},
     }
+    if layout.optimizer_on_host:
+        sections["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     if layout.tensor > 1:
         sections["tensor_parallel"] = {"autotp_size": layout.tensor}
     if layout.experts > 1:

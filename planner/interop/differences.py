@@ -21,6 +21,8 @@ def differences(plan: Plan, layout: EngineLayout) -> Iterator[str]:
         yield "zero3 shards whole weights: a fraction of them is not said here"
     if plan.optimizer.demand != "elementwise":
         yield f"{plan.optimizer.name} needs {plan.optimizer.demand} steps: check what the engine does"
+    if plan.optimizer.on_host and not layout.optimizer_on_host:
+        yield "the optimizer steps on the device: its states take device memory"
     if layout.pipeline > 1 and plan.schedule != layout.pipeline_schedule:
         yield f"schedule {plan.schedule} becomes {layout.pipeline_schedule}"
     if engine_named(layout.engine).even and layout.pipeline > 1:

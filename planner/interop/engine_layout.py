@@ -58,6 +58,7 @@ class EngineLayout(msgspec.Struct, frozen=True, kw_only=True):
     global_batch: int | None = None
     micro_batch: int | None = None
     precision: str | None = None
+    optimizer_on_host: bool = False
     unpriced: tuple[str, ...] = ()
 
     @property
@@ -158,6 +159,7 @@ def layout_of_plan(plan: Plan, engine: str) -> EngineLayout:
         global_batch=plan.global_batch,
         micro_batch=plan.global_batch // (strategy.batch_degree() * plan.micro_batches),
         precision=plan.precision,
+        optimizer_on_host=plan.optimizer.on_host and engine_named(engine).host_steps,
     )
     return _with_recompute(layout, [layers.memory for layers in runs])
 

@@ -69,7 +69,6 @@ UNPRICED = {
     "fp8": "products in 8 bits",
     "fp8_format": "products in 8 bits",
     "fp4_format": "products in 4 bits",
-    "optimizer_cpu_offload": "optimizer states on the host",
     "cpu_offloading": "activations on the host",
     "tp_comm_overlap": "collectives of tensor ranks beside products",
     "overlap_moe_expert_parallel_comm": "exchanges of experts beside another micro-batch",
@@ -127,6 +126,7 @@ def read(file: MegatronFile, devices: int) -> EngineLayout:
         global_batch=file.global_batch_size or file.micro_batch_size * data,
         micro_batch=file.micro_batch_size,
         precision="bf16" if file.bf16 else "fp16" if file.fp16 else "fp32",
+        optimizer_on_host=file.optimizer_cpu_offload,
         unpriced=tuple(f"{n}: {about}" for n, about in UNPRICED.items() if getattr(file, n)),
     )
 
@@ -211,6 +211,7 @@ def settings(layout: EngineLayout) -> dict[str, Any]:
     elif layout.model_chunks > 1:
         arguments["num_virtual_stages_per_pipeline_rank"] = layout.model_chunks
     arguments["use_distributed_optimizer"] = layout.zero_stage == 1
+    arguments["optimizer_cpu_offload"] = layout.optimizer_on_host
     if layout.zero_stage and layout.replicas > 1:
         arguments["num_distributed_optimizer_instances"] = layout.replicas
     if layout.zero_stage > 1:

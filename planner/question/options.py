@@ -281,7 +281,7 @@ class PlanOptions(msgspec.Struct, frozen=True):
     def may_step_on_host(self) -> bool:
         """Whether the optimizer can step on the devices' hosts."""
         compressed = self.optimizer in COMPRESSED_OPTIMIZERS
-        return self.target.extras and not compressed and not self.expert_slots
+        return self.target.host_steps and not compressed and not self.expert_slots
 
     @property
     def chooses_devices(self) -> bool:
@@ -341,9 +341,11 @@ class PlanOptions(msgspec.Struct, frozen=True):
                 algorithm(self.optimizer)  # says which setting is wrong
             raise UsageError(unknown_name("optimizer", self.optimizer, OPTIMIZERS))
         if self.optimizer_on == "host" and not self.may_step_on_host:
+            engines = ", ".join(name for name, engine in ENGINES.items() if engine.host_steps)
             raise UsageError(
-                "--optimizer-on host is for programs of plait, an optimizer that leaves sums of "
-                f"gradients to them (not {self.optimizer}), and experts that stay (no --expert-slots)"
+                f"--optimizer-on host is for {engines}, "
+                "an optimizer that leaves sums of gradients to them "
+                f"(not {self.optimizer}), and experts that stay (no --expert-slots)"
             )
         self._check_engine()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from ...cost_model.execution_model import engine_execution, generated
+from ...cost_model.execution_model import execution_of
 from ...ir.devices.cluster import Cluster
 from ...ir.files.json_files import digest
 from ...ir.lowering.cast import narrowest_item_bytes
@@ -36,8 +36,7 @@ class PriceCache:
         item = narrowest_item_bytes(model.parameters)
         optimizer = optimizer_states(options, item)
         compress = options.compress if options.target.extras else "none"
-        ran = engine_execution(options.engine)
-        execution = ran or generated(optimizer, options.gradient_precision, item)
+        execution = execution_of(options.engine, optimizer, options.gradient_precision, item)
         routing = replace(options.routing, spare_slots=options.expert_slots)
         activations = ActivationCompressor(compress, options.quality)
         execution = replace(

@@ -171,7 +171,7 @@ UNPRICED = [
     ("a.toml", "[training]\nenable_cpu_offload = true\n[parallelism]", "enable_cpu_offload"),
     ("a.toml", "[model]\nconverters = ['float8']\n[parallelism]", "converters: float8"),
     ("a.args", "--tensor-model-parallel-size 1 --fp8-format hybrid", "fp8_format"),
-    ("a.json", '{"zero_optimization": {"offload_param": {"device": "nvme"}}}', "on the disk"),
+    ("a.json", '{"zero_optimization": {"offload_param": {"device": "nvme"}}}', "on disks"),
     ("a.yaml", "distributed_type: FSDP\nfsdp_config: {fsdp_offload_params: true}", "offload"),
 ]
 
@@ -182,6 +182,19 @@ def test_what_no_plan_prices_is_said(name, text, what, tmp_path):
     path.write_text(text)
     (setting,) = read_engine_file(path, 8).unpriced
     assert what in setting
+
+
+def test_an_optimizer_on_the_host(tmp_path):
+    path = tmp_path / "zero.json"
+    path.write_text(
+        '{"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}, '
+        '"train_micro_batch_size_per_gpu": 1}'
+    )
+    layout = read_engine_file(path, 8)
+    assert layout.optimizer_on_host
+    assert not layout.unpriced
+    path.write_text(engine_text(layout, []))
+    assert read_engine_file(path, 8) == layout
 
 
 def test_tensor_ranks_that_split_no_expert_hold_experts(tmp_path):
