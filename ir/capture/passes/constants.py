@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from ...errors import TraceError
@@ -58,7 +59,8 @@ class Constants:
                 "use register_buffer. (So are tensors from torch.autograd.grad, which is not supported "
                 "inside a model, and from .data, for which detach() does)"
             )
-        values = tuple(tensor.detach().cpu().reshape(-1).tolist())
+        numbers = tensor.detach().cpu().reshape(-1)
+        values = tuple((numbers.int() if numbers.dtype == torch.bool else numbers).tolist())
         graph = self.reader.graph
         taken = {p.name for p in self.reader.recording.state_tensors}
         number = len(self.values)

@@ -33,6 +33,10 @@ def _permute(op: Op, shape: tuple[int, ...]) -> tuple[str, tuple[Argument, ...]]
     return "aten.permute.default", (tuple(dims.index(d) for d in range(len(shape))),)
 
 
+def _reversed(op: Op, shape: tuple[int, ...]) -> tuple[str, tuple[Argument, ...]]:
+    return "aten.permute.default", (tuple(reversed(range(len(shape)))),)
+
+
 SINGLE_VIEWS: dict[str, WriteBack] = {
     "aten.slice.Tensor": _scatter("aten.slice_scatter.default"),
     "aten.diagonal.default": _scatter("aten.diagonal_scatter.default"),
@@ -50,6 +54,8 @@ SINGLE_VIEWS: dict[str, WriteBack] = {
     "aten.t.default": _same("aten.t.default"),
     "aten.transpose.int": _same("aten.transpose.int"),
     "aten.permute.default": _permute,
+    "aten.numpy_T.default": _reversed,
+    "aten.mT.default": _same("aten.mT.default"),
 }
 
 

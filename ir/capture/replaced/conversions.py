@@ -45,7 +45,7 @@ def _converting(kind: type, branches: Branches) -> type:
 
     class Converting(type):
         def __instancecheck__(cls, value: Any) -> bool:
-            return isinstance(value, kind)
+            return isinstance(value, kind) or (isinstance(value, Number) and value.kind is kind)
 
         def __subclasscheck__(cls, other: type) -> bool:
             return issubclass(other, kind)

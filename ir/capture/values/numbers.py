@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import operator
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ from ..operators.checked import OPS
 from ..torch_private import outside_modes, tree_leaves, tree_map
 from .known import KnownValues
 
+INSIDE = (__name__.partition(".values")[0], "torch.")  # modules that are no model's
 UNKNOWN = (
     "{line}: the computation depends on values of tensors which a compiled program cannot know in "
     "advance: what .item() gives may be computed with and compared, and is no size, index or argument "
@@ -63,6 +65,17 @@ class Number:
         cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         return func(*as_tensors(args), **as_tensors(kwargs or {}))
+
+    @property
+    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """What code of the model takes it for when it asks for its type."""
+        if sys._getframe(1).f_globals.get("__name__", "").startswith(INSIDE):
+            return Number
+        return self.kind
+
+    @property
+    def kind(self) -> type:
+        return float if self.tensor.is_floating_point() else int
 
     def _computed(self, operation: Callable[..., Any], *others: Any) -> Any:
         """A number, in float64 as Python has it; with a tensor, a tensor that keeps its gradient."""

@@ -217,6 +217,8 @@ def test_writes_in_place_become_values() -> None:
             y[:, 0] = 3.0
             view.mul_(2.0)
             y.t()[5].add_(view.sum())
+            y.T[6] -= 1.0
+            y.mT[7] *= 2.0
             w = y * 2
             y = w.transpose_(0, 1).t()
             w[1] += 1.0

@@ -115,6 +115,7 @@ class Queue(nn.Module):
     def forward(self, x):
         keys = self.linear(x)
         first = self.pointer.item() if self.by_item else int(self.pointer)
+        assert isinstance(first, int)
         assert isinstance(len(keys), int)
         loss = (keys @ self.queue.clone()).square().mean() + keys[:, first].mean()
         self.queue[:, first : first + len(keys)] = keys.detach().t()
@@ -160,6 +161,7 @@ class Calibrated(nn.Module):
                 self.scale.lerp_(h.detach().abs().mean(), 0.1)
         self.step += 1
         decay = math.exp(-self.step.item() / 7)
+        decay = decay if isinstance(decay, float) else 0.0
         return (
             (h / self.scale).square().mean()
             + decay * h.std()
@@ -170,6 +172,8 @@ class Calibrated(nn.Module):
 def test_a_first_step_sets_what_others_follow() -> None:
     module, x = Calibrated(), torch.randn(4, 6, dtype=torch.float64)
     model = trace(module, x)
+    numbers = [v for constant in model.parameters for v in constant.values or ()]
+    assert not any(isinstance(v, bool) for v in numbers)  # a file has numbers
     state = {n: t.detach().clone() for n, t in module.state_dict().items()}
     for _ in range(2):
         module.zero_grad()
