@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from ...ir.analysis.row_gradients import sparse_gradients
 from ...ir.compression.registry import COMPRESSED_OPTIMIZERS
 from ...ir.errors import UsageError
 from ...ir.model.model import Model
-from ...ir.plan.plan import STEP_VECTORS, Optimizer
-from ...planner.question.options import OPTIMIZERS, PER_TENSOR
+from ...ir.plan.plan import Optimizer
+from ...planner.question.options import OPTIMIZERS
+from ...planner.question.training import named_optimizer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,14 +44,16 @@ def optimizer_profile(
     request = OptimizerRequest(optimizer, arguments or {}, param_groups)
     named, sparse = _named_parameters(model), _with_sparse_gradients(model)
     contract = contract_of(request, named, sparse)
-    name = contract.name.lower()
-    known = "per tensor" if name in PER_TENSOR else "elementwise"
     vectors = step_vectors(request, named, sparse)
-    as_known = (OPTIMIZERS.get(name), known) == (contract.states, contract.demand)
-    if as_known and vectors <= STEP_VECTORS:
-        return name
-    most = max(vectors, STEP_VECTORS)
-    return Optimizer(contract.name, contract.states, 0, contract.demand, step_vectors=most)
+    profile = Optimizer(contract.name, contract.states, 0, contract.demand, step_vectors=vectors)
+    if contract.name.lower() not in OPTIMIZERS:
+        return profile
+    item_bytes = min((p.element_size() for _, p in named), default=4)
+    known = named_optimizer(contract.name.lower(), item_bytes)
+    as_known = (known.states, known.demand) == (profile.states, profile.demand)
+    if not as_known or vectors > known.step_vectors:
+        return profile
+    return known.name if vectors == known.step_vectors else replace(known, step_vectors=vectors)
 
 
 def _named_parameters(model: nn.Module | Model) -> list[tuple[str, nn.Parameter]]:

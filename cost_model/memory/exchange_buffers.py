@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ...ir.plan.program import BUCKET_BYTES, BUCKETS_AHEAD, MAX_BUCKETS_IN_FLIGHT, step_bucket_bytes
-from ...ir.plan.workload import PeakPoint
+from ...ir.plan.workload import PeakPoint, StageBytes
 from ..communication.compressed_collective import exchange_bytes
 from ..communication.data_parallel import BatchAxes
 from ..communication.exchange import CallBuffers, CompressionSubject
@@ -124,7 +124,8 @@ def accumulation_buffers(axes: BatchAxes, point: PeakPoint) -> CallBuffers:
     call_bytes = point.call_bytes + int(point.weight_bytes * (scale - 1))
     largest_bytes = int(point.largest_weight_bytes * scale)
     if "gradient" not in axes.sharded_kinds:
-        return CallBuffers(call_bytes, 0, largest_bytes)
+        in_place = reduces_in_place(axes) and all_reduced_once(axes)
+        return CallBuffers(call_bytes, 0, 0 if in_place else largest_bytes)
     sharded = axes.sharded_bytes(int(point.weight_bytes * scale))
     largest = axes.sharded_bytes(largest_bytes)
     if axes.remainder_axes:
@@ -141,20 +142,41 @@ def accumulation_buffers(axes: BatchAxes, point: PeakPoint) -> CallBuffers:
 
 
 def bucket_gradient_bytes(
-    axes: BatchAxes, point: PeakPoint, trained: int, largest: int, micro_batches: int
+    axes: BatchAxes, point: PeakPoint, stage: StageBytes, largest: int, micro_batches: int
 ) -> int:
     """Bytes of weights whose gradients have memory while a call runs: of those that are complete,
-    and where they are summed once per step, of the whole bucket that was begun. Of `trained` bytes,
-    `largest` of one tensor."""
-    complete = point.complete_gradient_bytes
+    and where they are summed once per step, of the whole bucket that was begun. The largest tensor has
+    `largest` bytes."""
+    complete, trained = point.complete_gradient_bytes, stage.summed_bytes
     begun = complete > 0 or point.phase == "accumulate"
     if scatters_in_step(axes) and micro_batches == 1:
         return scattered_bytes(axes, complete, trained, largest) if begun else 0
-    summed = [a for a in (*axes.replica_axes, *axes.model_axes) if a.size > 1]
-    once = summed or ("optimizer" in axes.sharded_kinds and "gradient" not in axes.sharded_kinds)
-    if not (once and begun) or axes.compression or "gradients" not in axes.execution.overlaps:
+    shared = bucketed_bytes(axes, stage)
+    if not begun or axes.compression or "gradients" not in axes.execution.overlaps:
         return min(complete, trained)
-    return min(complete + step_bucket(axes, trained), trained)
+    return min(complete + min(step_bucket(axes, shared), shared), trained)
+
+
+def bucketed_bytes(axes: BatchAxes, stage: StageBytes) -> int:
+    """Bytes of weights whose gradients are summed once per step: all of them, or along axes inside a
+    replica those of which each rank has a part of the sum."""
+    if all_reduced_once(axes):
+        return stage.summed_bytes
+    partial = (stage.partial_gradient_bytes.get(a.role, 0) for a in axes.model_axes if a.size > 1)
+    return min(stage.summed_bytes, sum(partial))
+
+
+def all_reduced_once(axes: BatchAxes) -> bool:
+    """Whether all gradients are summed once per step, over zero1 or ranks with other samples."""
+    zero1 = "optimizer" in axes.sharded_kinds and "gradient" not in axes.sharded_kinds
+    return zero1 or any(axis.size > 1 for axis in axes.replica_axes)
+
+
+def reduces_in_place(axes: BatchAxes) -> bool:
+    """Whether what is summed once per step is added up in flat buffers, in which it travels: neither
+    what is compressed, nor weights that are sharded in part or shared by stages."""
+    plain = not axes.compression and axes.compressed_optimizer is None
+    return plain and axes.is_full and axes.stages == 1
 
 
 def step_bucket(axes: BatchAxes, trained: int) -> int:
@@ -182,13 +204,16 @@ def scattered_bytes(axes: BatchAxes, complete: int, trained: int, largest: int) 
     return arrived + travelling + arriving_bytes(axes, travelling) + begun
 
 
-def step_arrival_bytes(axes: BatchAxes, trained: int, largest: int) -> int:
-    """Bytes of gradients that arrive beside those of `trained` bytes of weights which all ranks have."""
+def step_arrival_bytes(axes: BatchAxes, complete: int, trained: int, largest: int) -> int:
+    """Bytes of gradients that arrive beside those of `trained` bytes of weights which all ranks have,
+    once those of `complete` bytes are."""
     if not scatters_in_step(axes):
         return 0
-    bucket = max(step_bucket(axes, trained), largest)
-    scale = axes.gradient_scale
-    return arriving_bytes(axes, int(min(trained, BUCKETS_AHEAD * bucket) * scale))
+    bucket = step_bucket(axes, trained)
+    if complete < trained <= bucket and not axes.model_axes:
+        return 0  # the one bucket waits
+    travelling = min(complete, trained, BUCKETS_AHEAD * max(bucket, largest))
+    return arriving_bytes(axes, int(travelling * axes.gradient_scale))
 
 
 class UpdateGather(NamedTuple):

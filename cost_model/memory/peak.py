@@ -17,8 +17,10 @@ from ..quantity import Quantity, Whole, share_of
 from .exchange_buffers import (
     beside_call_bytes,
     bucket_gradient_bytes,
+    bucketed_bytes,
     call_buffers,
     reduce_buffer_bytes,
+    reduces_in_place,
     scattered_bytes,
     scatters_in_step,
     step_arrival_bytes,
@@ -249,15 +251,12 @@ def while_calls_run(
     buffers = [call_buffers(axes, point, in_place) for point in stage.peak_points]
     all_gradients = gradient_bytes(stage, axes, execution, stage.summed_bytes)
     largest = min(stage.largest_weight_bytes, stage.summed_bytes)
-    arriving = step_arrival_bytes(axes, stage.summed_bytes, largest)
     for case in in_flight.cases():
         before, others = waiting_bytes(stage, case), case.reduced
         for point, (inside, beside, added) in zip(stage.peak_points, buffers, strict=True):
             if not case.meets(point):
                 continue
-            summed = bucket_gradient_bytes(
-                axes, point, stage.summed_bytes, largest, in_flight.micro_batches
-            )
+            summed = bucket_gradient_bytes(axes, point, stage, largest, in_flight.micro_batches)
             gradients = (
                 all_gradients
                 if others or in_place
@@ -266,9 +265,13 @@ def while_calls_run(
             activations = before + (
                 point.waiting_bytes if execution.frees_per_call else stage.saved_bytes
             )
-            beside = (
-                beside if in_place else beside_call_bytes(axes, point, beside) + arriving * others
-            )
+            if not in_place:
+                complete = point.complete_gradient_bytes
+                complete += point.weight_bytes * (point.phase == "accumulate")
+                if in_flight.chunks > 1:  # those of other chunks may be
+                    complete = stage.summed_bytes
+                arriving = step_arrival_bytes(axes, complete, stage.summed_bytes, largest)
+                beside = beside_call_bytes(axes, point, beside) + arriving * others
             yield PeakBytes(batch, gradients, activations, inside, beside + added * others + sent)
 
 
@@ -289,14 +292,19 @@ def while_optimizer_steps(
     stepped, biggest = (axes.local_bytes(n * stepped_item, "optimizer") for n in elements)
     bucket = min(gradients, max(BUCKET_BYTES, summed_largest))
     if not scatters_in_step(axes):
-        reducing = reduce_buffer_bytes(axes, bucket, summed, summed_largest)
+        reducing = 0
+        if not reduces_in_place(axes) or stage.row_bytes:
+            shared = bucketed_bytes(axes, stage) // stage.item_bytes * summed_item
+            reducing = reduce_buffer_bytes(axes, min(bucket, shared), summed, summed_largest)
+        if axes.stages > 1:  # a weight that several of them share
+            reducing = max(reducing, gradient_bytes(stage, axes, execution, largest))
         yield PeakBytes(batch, gradients, 0, 0, reducing)
     elif in_flight.micro_batches == 1:
         amounts = stage.summed_bytes, stage.summed_bytes, largest
         last = gradient_bytes(stage, axes, execution, scattered_bytes(axes, *amounts))
         yield PeakBytes(batch, last, 0, 0, 0)
     else:
-        arriving = step_arrival_bytes(axes, stage.summed_bytes, largest)
+        arriving = step_arrival_bytes(axes, stage.summed_bytes, stage.summed_bytes, largest)
         yield PeakBytes(batch, gradients, 0, 0, arriving)
     if execution.steps_on_host:  # to which gradients leave one by one
         yield PeakBytes(batch, gradients, 0, 0, biggest * (summed_item < stepped_item))

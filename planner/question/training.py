@@ -8,8 +8,10 @@ from msgspec.structs import replace
 
 from ...ir.lowering.cast import HALF_PRECISIONS
 from ...ir.model.tensor import ITEM_BYTES
-from ...ir.plan.plan import Optimizer, OptimizerDemand, Plan
+from ...ir.plan.plan import STEP_VECTORS, Optimizer, OptimizerDemand, Plan
 from .options import OPTIMIZERS, PER_TENSOR, PlanOptions
+
+ONE_PASS = ("adamw", "adam", "sgd", "momentum")  # on a CPU, where elements have 32 bits or more
 
 
 def optimizer_states(options: PlanOptions, item_bytes: int) -> Optimizer:
@@ -18,17 +20,24 @@ def optimizer_states(options: PlanOptions, item_bytes: int) -> Optimizer:
 
     A model that is of 16 bits by itself trains as in one process, without master weights.
     """
-    name, probed = options.optimizer, options.probed_optimizer
-    if probed is None:
-        demand: OptimizerDemand = "per tensor" if name in PER_TENSOR else "elementwise"
-        probed = Optimizer(name, OPTIMIZERS[name], 0, demand)
+    name = options.optimizer
     master_weights = options.precision in HALF_PRECISIONS and item_bytes < ITEM_BYTES["float32"]
-    states = probed.states + _copies(probed.demand, master_weights)
     size = ITEM_BYTES["float32"] if master_weights else item_bytes
+    probed = options.probed_optimizer or named_optimizer(name, size)
+    states = probed.states + _copies(probed.demand, master_weights)
     on_host = options.optimizer_on == "host"
     return Optimizer(
         name, states, size, probed.demand, master_weights, probed.step_vectors, on_host
     )
+
+
+def named_optimizer(name: str, item_bytes: int) -> Optimizer:
+    """The states and demand of an optimizer that is known by name, which steps on elements of so many
+    bytes."""
+    demand: OptimizerDemand = "per tensor" if name in PER_TENSOR else "elementwise"
+    one_pass = name in ONE_PASS and item_bytes >= ITEM_BYTES["float32"]
+    vectors = 0 if one_pass else STEP_VECTORS
+    return Optimizer(name, OPTIMIZERS[name], 0, demand, step_vectors=vectors)
 
 
 def _copies(demand: OptimizerDemand, master_weights: bool) -> int:

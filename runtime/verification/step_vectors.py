@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..state.optimizer import OptimizerRequest, build, is_instance
+from ..state.optimizer_binding import prefer_fused
 from .live_bytes import LiveBytes
 
 ELEMENTS = 4096  # of each small tensor
@@ -24,8 +25,8 @@ def step_vectors(
     named: Sequence[tuple[str, nn.Parameter]],
     sparse: Collection[str] = (),
 ) -> int:
-    """Tensors of a parameter's size that a step makes for itself at once, rounded up; `sparse` names
-    parameters whose gradients are of rows.
+    """Tensors of a parameter's size that a step on a CPU makes for itself at once, rounded up; `sparse`
+    names parameters whose gradients are of rows.
 
     An optimizer that is built already is tried as its class with its defaults.
     """
@@ -43,13 +44,16 @@ def step_vectors(
 
 def _small(parameter: nn.Parameter) -> nn.Parameter:
     """A parameter of as many dimensions."""
-    return nn.Parameter(torch.randn(SHAPES.get(parameter.dim(), (8, 8, 8, 8))))
+    values = torch.randn(SHAPES.get(parameter.dim(), (8, 8, 8, 8)))
+    return nn.Parameter(values.to(parameter.dtype))
 
 
 def _counted(
     request: OptimizerRequest, named: Sequence[tuple[str, nn.Parameter]], sparse: Collection[str]
 ) -> int:
     optimizer = build(request, named)
+    prefer_fused(optimizer, {p for name, p in named if name in sparse})
+    vector_bytes = ELEMENTS * min((p.element_size() for _, p in named), default=4)
     most = 0.0
     for step in range(STEPS):
         for name, parameter in named:
@@ -58,5 +62,5 @@ def _counted(
         with LiveBytes() as live, torch.no_grad():
             optimizer.step()
         if step:  # the first one makes the states
-            most = max(most, live.peak / (ELEMENTS * torch.float32.itemsize))
+            most = max(most, live.peak / vector_bytes)
     return math.ceil(most - 0.01)  # but for scalars

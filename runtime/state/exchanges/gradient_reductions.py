@@ -211,14 +211,15 @@ class GradientReductions:
                 remainders[i].copy_(total)
 
     def sum_tied(self) -> None:
-        """Sum the gradients of parameters that several stages share."""
+        """Sum the gradients of parameters that several stages share, one by one: each is there twice
+        while it is summed."""
         for stages, group in self.store.groups.tied.items():
             if group.size == 1 or self.store.groups.stage not in stages:
                 continue
             tied = [p for p in self.store.trainable() if p.spec.stages == stages and p.spec.reached]
-            flats = [p.pop_gradient() if p.gradient is not None else self.zeros(p) for p in tied]
-            for parameter, total in zip(tied, buckets.all_reduce(group, flats), strict=True):
-                parameter.gradient = total
+            for p in tied:
+                flats = [self.zeros(p) if p.gradient is None else p.pop_gradient()]
+                (p.gradient,) = buckets.all_reduce(group, flats)
 
     def zeros(self, parameter: LocalParameter) -> Tensor:
         return torch.zeros(

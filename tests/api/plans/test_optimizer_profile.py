@@ -36,11 +36,12 @@ def test_known_optimizers_keep_their_names() -> None:
     assert optimizer_profile(model, None, None, None) == "adamw"
     assert optimizer_profile(model, "muon", None, None) == "muon"
     instance = torch.optim.AdamW(model.parameters(), amsgrad=True)
-    assert optimizer_profile(model, instance, None, None) == Optimizer("AdamW", 3, 0)
+    amsgrad = Optimizer("AdamW", 3, 0, step_vectors=0)
+    assert optimizer_profile(model, instance, None, None) == amsgrad
     momentum = optimizer_profile(
         model, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}, groups_by_name
     )
-    assert momentum == Optimizer("SGD", 1, 0)
+    assert momentum == Optimizer("SGD", 1, 0, step_vectors=0)
     with pytest.raises(UsageError, match="param_groups go to an optimizer class"):
         optimizer_profile(model, "muon", None, groups_by_name)
     with pytest.raises(UsageError, match="give its class"):

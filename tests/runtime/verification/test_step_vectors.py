@@ -13,10 +13,12 @@ NAMED = [("w", nn.Parameter(torch.zeros(300, 7))), ("b", nn.Parameter(torch.zero
 @pytest.mark.parametrize(
     ("factory", "arguments", "vectors"),
     [
-        (torch.optim.AdamW, {}, 3),
-        (torch.optim.Adam, {"weight_decay": 0.1}, 4),
+        (torch.optim.AdamW, {}, 0),
+        (torch.optim.AdamW, {"fused": False}, 3),
+        (torch.optim.Adam, {"weight_decay": 0.1, "fused": False}, 4),
         (torch.optim.SGD, {"lr": 0.1}, 0),
-        (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}, 1),
+        (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1, "fused": False}, 1),
+        (torch.optim.Adagrad, {}, 2),
     ],
 )
 def test_vectors_of_a_step(factory, arguments, vectors) -> None:
