@@ -219,7 +219,7 @@ MEMORY = (
                 paper=114.8,
                 measure=planned.layers_on_host,
                 state="program",
-                conditions="priced: layers of a GPT of width 8,192, bf16, 8 samples of 1,024 tokens, "
+                conditions="priced: layers of a GPT of width 16,384, bf16, 8 samples of 1,024 tokens, "
                 "zero3=8 on 8 A100-40 with 1 TB, --optimizer-on host over the device. The paper's is "
                 "over systems that have host memory too; weights do not wait there here, nor on disk",
                 long=True,
