@@ -256,12 +256,10 @@ def while_calls_run(
         for point, (inside, beside, added) in zip(stage.peak_points, buffers, strict=True):
             if not case.meets(point):
                 continue
-            summed = bucket_gradient_bytes(axes, point, stage, largest, in_flight.micro_batches)
-            gradients = (
-                all_gradients
-                if others or in_place
-                else gradient_bytes(stage, axes, execution, summed)
-            )
+            gradients = all_gradients
+            if not (others or in_place):
+                summed = bucket_gradient_bytes(axes, point, stage, largest, in_flight.micro_batches)
+                gradients = gradient_bytes(stage, axes, execution, summed)
             activations = before + (
                 point.waiting_bytes if execution.frees_per_call else stage.saved_bytes
             )

@@ -6,13 +6,14 @@ among those, so their ends follow in one pass over any order in which each comes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import pairwise
 from typing import NamedTuple
 
+from ...ir.plan.schedules.chunk_map import ChunkMap, ScheduleRows, ScheduleStep, stage_dependencies
 from ...ir.plan.schedules.registry import build_rows, chunk_map
-from .simulate import StageSeconds, pipeline_tasks, run_tasks
+from ...ir.plan.schedules.table import verify_no_deadlock
+from .simulate import StageSeconds
 
 
 class TaskOrder(NamedTuple):
@@ -43,24 +44,52 @@ class TaskOrder(NamedTuple):
 
 @lru_cache(maxsize=256)
 def task_order(schedule: str, stages: int, micro_batches: int, chunks: int) -> TaskOrder:
-    """The tasks of a schedule. Raises UsageError when it deadlocks."""
-    free = StageSeconds(dict.fromkeys("FBIW", 0.0))
+    """The tasks of a schedule: steps, each after those that it needs and the one before it on its stage,
+    and after a step the transfer of its result, which waits for the one before on its link. Raises
+    UsageError when it deadlocks."""
     rows = build_rows(schedule, stages, micro_batches, chunks)
-    placed = chunk_map(schedule, stages, chunks)
-    resources = pipeline_tasks(rows, [[free] * chunks] * stages, placed)
-    before = {
-        task.name: last.name for tasks in resources.values() for last, task in pairwise(tasks)
-    }
-    waits = {task.name: task.after for tasks in resources.values() for task in tasks}
-    numbers = {name: number for number, name in enumerate(run_tasks(resources), start=1)}
-    durations: dict[tuple[int, int, str, bool], int] = {}
-    tasks: list[tuple[int, tuple[int, ...]]] = []
-    for name in numbers:
-        place, stage, (kind, chunk, _) = name
-        sends = place != "stage"
-        duration = (stage, chunk, place if sends else kind, sends)
-        after = dict.fromkeys((*waits[name], *([before[name]] if name in before else ())))
-        tasks.append(
-            (durations.setdefault(duration, len(durations)), tuple(numbers[n] for n in after))
-        )
-    return TaskOrder(tuple(durations), tuple(tasks))
+    numbering = _Numbering(chunk_map(schedule, stages, chunks), rows)
+    verify_no_deadlock(rows, numbering.needs, numbering.add)
+    return TaskOrder(tuple(numbering.durations), tuple(numbering.tasks))
+
+
+class _Numbering:
+    """Tasks by number, in an order in which each comes after what it waits for. `arrived`: by stage and
+    step the task that gives a step's result to those that need it, there and on the next stage."""
+
+    def __init__(self, placed: ChunkMap, rows: ScheduleRows) -> None:
+        self.placed, self.steps = placed, [set(row) for row in rows]
+        self.durations: dict[tuple[int, int, str, bool], int] = {}
+        self.tasks: list[tuple[int, tuple[int, ...]]] = []
+        self.done: dict[tuple[int, ScheduleStep], int] = {}
+        self.sent: dict[tuple[int, ScheduleStep], int] = {}
+        self.last: dict[tuple[int, str], int] = {}
+
+    def needs(self, step: ScheduleStep, stage: int) -> Iterator[tuple[int, ScheduleStep]]:
+        """The steps, with their stages, that must end before a step."""
+        yield from ((stage, need) for need in stage_dependencies(step))
+        yield from (s for s in self.placed.sources(stage, step) if s[1] in self.steps[s[0]])
+
+    def add(self, step: ScheduleStep, stage: int) -> None:
+        """Number a step, and the transfer of what it gives."""
+        kind, chunk, _ = step
+        near = (self.done[stage, need] for need in stage_dependencies(step))
+        far = (self.sent[s] for s in self.placed.sources(stage, step) if s in self.sent)
+        task = self.task((stage, chunk, kind, False), "stage", (*near, *far))
+        self.done[stage, step] = self.sent[stage, step] = task
+        direction = "F" if kind == "F" else "B"
+        receiver = self.placed.neighbour(stage, step, 1 if kind == "F" else -1)
+        if kind != "W" and receiver is not None and receiver[0] != stage:
+            transfer = self.task((stage, chunk, direction, True), direction, (task,))
+            self.sent[stage, step] = transfer
+
+    def task(
+        self, duration: tuple[int, int, str, bool], resource: str, after: tuple[int, ...]
+    ) -> int:
+        """The number of a new task, which also waits for the last one on its resource."""
+        place = duration[0], resource
+        before = (self.last[place],) if place in self.last else ()
+        number = self.durations.setdefault(duration, len(self.durations))
+        self.tasks.append((number, tuple(dict.fromkeys((*after, *before)))))
+        self.last[place] = len(self.tasks)
+        return len(self.tasks)

@@ -30,7 +30,7 @@ def build(values: dict[str, Any], batch: int | None, seq: int | None) -> tuple[n
         raise UsageError("hf: sources need transformers: pip install 'plait[hf]'") from error
     kind = values["model_type"]
     rest = {k: v for k, v in values.items() if k not in ("model_type", *FOREIGN)}
-    rest.setdefault("use_cache", False)
+    rest["use_cache"] = False  # no step of training reads it, and it makes layers unequal
     if kind not in transformers.CONFIG_MAPPING:
         raise UsageError(f"this transformers {transformers.__version__} has no model type {kind!r}")
     dtype = _dtype(values)

@@ -87,15 +87,19 @@ Done = TypeVar("Done", bound=tuple[object, ...])
 
 
 def verify_no_deadlock(
-    rows: Sequence[Sequence[Done]], needs: Callable[[Done, int], Iterator[tuple[int, Done]]]
+    rows: Sequence[Sequence[Done]],
+    needs: Callable[[Done, int], Iterator[tuple[int, Done]]],
+    visit: Callable[[Done, int], None] = lambda step, stage: None,
 ) -> None:
-    """Every stage goes on while it can; raises UsageError when all are stuck."""
+    """Every stage goes on while it can, and shows `visit` each step after all that it needs; raises
+    UsageError when all are stuck."""
     at, done = [0] * len(rows), set[tuple[int, Done]]()
     moved = True
     while moved:
         moved = False
         for stage, row in enumerate(rows):
             while at[stage] < len(row) and all(n in done for n in needs(row[at[stage]], stage)):
+                visit(row[at[stage]], stage)
                 done.add((stage, row[at[stage]]))
                 at[stage] += 1
                 moved = True

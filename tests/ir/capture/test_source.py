@@ -111,8 +111,9 @@ def test_factories_that_fail_are_located(file) -> None:
 
 
 def test_a_configuration_is_built_and_traced(tmp_path) -> None:
-    source = load_source(config(tmp_path, **LLAMA), batch=2, seq=8)
+    source = load_source(config(tmp_path, **LLAMA, use_cache=True), batch=2, seq=8)
     assert source.model.training
+    assert not source.model.config.use_cache  # a training step reads none
     assert source.model.lm_head.weight.is_meta
     assert source.name == "LlamaForCausalLM"
     model = trace(source.model, source.batch, source.loss_fn, name=source.name)
