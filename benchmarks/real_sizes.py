@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from plait.benchmarks.coverage import first_line, table
+from plait.ir.plan.schedules.registry import schedule_text
 
 MOST_CPU_SECONDS, MOST_RSS_BYTES = 20.0, 1 << 30
 COLUMNS = (
@@ -141,7 +142,9 @@ def layout(answer: dict[str, Any]) -> str:
     """The strategies of a plan, its pipeline and its memory actions."""
     pipeline = answer["pipeline"]
     actions = sorted({layer["memory"] for layer in answer["strategy"]} - {"keep"})
-    chunks = f", interleaved ×{pipeline['chunks']}" if pipeline["chunks"] > 1 else ""
+    chunks = ""
+    if pipeline["schedule"] != "1f1b":
+        chunks = f", {schedule_text(pipeline['schedule'], pipeline['chunks'])}"
     memory = f", {' and '.join(actions)}" if actions else ""
     return f"{answer['word']}, {pipeline['micro_batches']} micro-batches{chunks}{memory}"
 
