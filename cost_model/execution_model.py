@@ -57,7 +57,14 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     nothing is copied to be sent. `frees_per_call`: saved activations are freed call by call during
     backward, not at its end.
     `exposes_ends`: what overlaps runs beside single calls or products, so that the first gather and the
-    last reduction of a pass, or of a call's slices, run beside nothing.
+    last reduction of a pass, or of a call's slices, run beside nothing. `calls_alone`: so many calls of
+    other frameworks' passes are gathered before anything can run, and reduced when nothing is left.
+    `bucket_elements`: gradients that are reduced once per step, and weights that are gathered once
+    updated, travel in messages of as many elements: at least, and per rank that they are reduced over
+    (none: not said); the first gather and the last reduction run beside nothing. `copies_gathered`:
+    weights are copied out of the buffer that they arrive in, gradients into that which they leave from.
+    `clips_gradients`: a step takes the norm of all gradients and scales them. `overlaps_shards_alone`:
+    gradients and weights travel beside compute where weights are sharded, in line where they are whole.
     `shards_replicated_states`: ZeRO also shards optimizer states along the model axes over which the
     weight is replicated. `shards_over`: axes inside a replica whose ranks ZeRO counts among those it
     shards over. `whole_in_pipelines`: beneath a pipeline gathered weights and gradients stay whole from
@@ -96,6 +103,11 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     contiguous_buffers: bool = False
     frees_per_call: bool = True
     exposes_ends: bool = False
+    calls_alone: int = 0
+    bucket_elements: tuple[int, int] | None = None
+    copies_gathered: bool = False
+    clips_gradients: bool = False
+    overlaps_shards_alone: bool = False
     shards_replicated_states: bool = False
     shards_over: tuple[Literal["cp"], ...] = ()
     whole_in_pipelines: bool = False
@@ -115,6 +127,13 @@ class ExecutionModel(msgspec.Struct, frozen=True):
         """Bytes moved to quantise the operands of products, per byte that the products move: in a
         layer's three, either operand of the first and the gradient are quantised once."""
         return self.cast_bytes / PRODUCT_BYTES
+
+    def exchanging(self, shards_weights: bool) -> ExecutionModel:
+        """This model where exchanges of weights are sharded, or whole."""
+        if shards_weights or not self.overlaps_shards_alone:
+            return self
+        others = (o for o in self.overlaps if o not in ("gradients", "weights"))
+        return msgspec.structs.replace(self, overlaps=tuple(others))
 
     def attention_slowdown(self, peak_flops: Mapping[str, float]) -> float:
         """Time of the attention kernel over that of the device's best. Devices with products of 8-bit

@@ -23,7 +23,7 @@ RECOMPUTE = {
     "layernorm": "none", "moe": "none", "mla": "none", "mlp": "none",
 }
 # fmt: on
-COMPILED = ("torchtitan", "torchtitan-2024")  # fsdp2 whose layers are compiled
+COMPILED = ("torchtitan", "torchtitan-2024", "fsdp1")  # fsdp2 whose layers are compiled
 UNKNOWN = "unknown"  # what a row recomputes, where nothing is printed
 THIS_YEAR = 2026  # of rows that name none
 TORCHTITAN_YEAR = 2024  # when it was published; who sharded weights before that had FSDP

@@ -11,7 +11,7 @@ replicated rest the second.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from math import prod
+from math import inf, prod
 
 from ...ir.compression.program import CompressionAlgorithm, CompressionProgram
 from ...ir.compression.registry import COMPRESSED_OPTIMIZER_ROLE, COMPRESSED_OPTIMIZERS, PROGRAMS
@@ -27,6 +27,7 @@ from ..quantity import Whole, known
 from .collective import collective_seconds
 from .compressed_collective import FP32_BYTES, CompressedCost, price_optimizer, price_step
 from .exchange import CompressionSubject, Exchange, ExchangeEnds, ExchangeSeconds, GroupAxis
+from .exchange_ends import CallExchange, alone_seconds, bucket_messages
 
 Compression = Mapping[
     tuple[CompressionSubject, str], CompressionProgram
@@ -134,15 +135,14 @@ class BatchAxes:
     def exchange_seconds(self, exchange: Exchange, small: float = 0.0) -> float:
         """Seconds of a collective, compressed along the axes with a program; the fraction `small`
         in small tensors stays uncompressed."""
-        _, kind, amount, axes = exchange
+        _, kind, amount, axes, messages = exchange
         if not self.compression and self.compressed_optimizer is None:
-            return self.collective_seconds(kind, amount, axes)
+            return messages * self.collective_seconds(kind, amount / messages, axes)
         seconds = 0.0
         for axis in axes:
             priced = self.compressed_cost(exchange, axis, small)
-            seconds += (
-                self.collective_seconds(kind, amount, [axis]) if priced is None else priced.seconds
-            )
+            plain = messages * self.collective_seconds(kind, amount / messages, [axis])
+            seconds += plain if priced is None else priced.seconds
         return seconds
 
     def seconds(self, exchanges: Sequence[Exchange], small: float = 0.0) -> float:
@@ -176,7 +176,7 @@ class BatchAxes:
             )
             reduce, update_gather = (
                 self.seconds(exchanges, small)
-                for exchanges in (self.step_reductions(weights), self.update_gathers(trained))
+                for exchanges in (self.step_reductions(weights), self.update_gathers(weights))
             )
             self.stage_cache[key] = ExchangeSeconds(
                 sum(n * seconds for n, seconds in gathers),
@@ -205,15 +205,6 @@ class BatchAxes:
             return in_flight_bytes(self.cluster.device)
         return ENGINE_IN_FLIGHT_BYTES
 
-    def alone_seconds(
-        self, exchanges: Sequence[tuple[int, float]], sizes: Sequence[float]
-    ) -> float:
-        """Seconds of the longest exchange, and of those that are too large to run beside calls."""
-        limit_bytes = self.in_flight_bytes
-        priced = [(n, s, size) for (n, s), size in zip(exchanges, sizes, strict=True)]
-        longest = max((s for _, s, size in priced if size <= limit_bytes), default=0.0)
-        return longest + sum(n * s for n, s, size in priced if size > limit_bytes)
-
     def exchange_ends(
         self,
         weights: StageBytes,
@@ -221,31 +212,38 @@ class BatchAxes:
         scatters: Sequence[tuple[int, float]],
         per_step: tuple[float, float],
     ) -> ExchangeEnds:
-        """What generated programs run beside nothing: the largest gather of forward, before its first
-        call; the largest scatter of backward, after its last one, and where the forward before it was of
-        another micro-batch the first gather; the last bucket of gradients and the first of updated
-        weights; and all that is too large or compressed. `gathers` and `scatters`: (calls, seconds
-        each), as `weights` lists calls; `per_step`: sums of gradients, gathers of updated weights."""
+        """What runs beside nothing: the first gathers of forward; the last scatters of backward, and
+        where the forward before it was of another micro-batch its first gathers; the last bucket of
+        gradients and the first of updated weights; and all that is compressed. `gathers` and
+        `scatters`: (calls, seconds each), as `weights` lists calls; `per_step`: sums of gradients,
+        gathers of updated weights."""
         if self.compression or self.compressed_optimizer is not None:
             everything = [sum(n * s for n, s in each) for each in (gathers, scatters)]
             return ExchangeEnds(everything[0], sum(everything), *per_step)
         sizes = [self.sharded_bytes(amount) for amount, _ in weights.call_weight_bytes]
         before, after = (
-            self.alone_seconds(each, [size * scale for size in sizes])
+            alone_seconds(
+                [CallExchange(*pair, size * scale) for pair, size in zip(each, sizes, strict=True)],
+                self.execution,
+                self.in_flight_bytes,
+            )
             for each, scale in ((gathers, 1.0), (scatters, self.gradient_scale))
         )
         summed, updated = (
             seconds / count
             for seconds, count in zip(per_step, self.step_buckets(weights), strict=True)
         )
-        retained = self.stages == 1
-        return ExchangeEnds(before, after + (0.0 if retained else before), summed, updated)
+        again = 0.0 if self.stages == 1 else before
+        return ExchangeEnds(before, after + again, summed, updated)
 
     def step_buckets(self, weights: StageBytes) -> tuple[float, float]:
         """Buckets of gradients that are summed once per step, and of weights that are gathered once
-        updated; 1 where programs are not ours, or compress."""
-        if not self.execution.exposes_ends or self.compression or self.compressed_optimizer:
+        updated; 1 where they are compressed."""
+        if self.compression or self.compressed_optimizer:
             return 1.0, 1.0
+        if not self.execution.exposes_ends:
+            updated = self.bucket_messages(weights.trained_bytes)
+            return self.step_messages(weights) or inf, updated or inf
         summed = weights.dense_bytes * self.gradient_scale / self.shard_count("gradient")
         updated, most = weights.trained_bytes, BUCKET_BYTES * self.degree
         return (
@@ -253,11 +251,23 @@ class BatchAxes:
             max(1.0, updated / step_bucket_bytes(updated, most)),
         )
 
+    def step_messages(self, weights: StageBytes) -> int:
+        """Messages that gradients are reduced in once per step: buckets, or those of calls whose
+        gradients are shards; 0 where the framework does not say."""
+        if self.execution.calls_alone and "gradient" in self.sharded_kinds:
+            return sum(n for _, n in weights.call_weight_bytes)
+        return self.bucket_messages(weights.dense_bytes)
+
+    def bucket_messages(self, weight_bytes: int) -> int:
+        """Buckets of weights, or of their gradients; 0 where the framework does not say."""
+        ranks = prod(axis.size for axis in (*self.shard_axes, *self.replica_axes))
+        return bucket_messages(self.execution, weight_bytes / self.item, ranks)
+
     def compressed_cost(
         self, exchange: Exchange, axis: GroupAxis, small: float = 0.0
     ) -> CompressedCost | None:
         """Cost of an exchange along an axis; None where it is not compressed."""
-        subject, _, amount, _ = exchange
+        subject, _, amount, *_ = exchange
         if subject is None or not amount:
             return None
         program = self.program(subject, axis.role)
@@ -329,14 +339,15 @@ class BatchAxes:
         weight_bytes, partial_bytes = weights.dense_bytes, weights.partial_gradient_bytes
         scale = self.gradient_scale
         part = scale * self.local_fraction("optimizer")
-        exchanges = [Exchange("gradients", "all_reduce", weight_bytes * part, self.replica_axes)]
+        messages, summed = self.step_messages(weights) or 1, weight_bytes * part
+        exchanges = [Exchange("gradients", "all_reduce", summed, self.replica_axes, messages)]
         exchanges += [
             Exchange(None, "all_reduce", partial_bytes[axis.role] * part, [axis])
             for axis in self.model_axes
         ]
         if "optimizer" in self.sharded_kinds and "gradient" not in self.sharded_kinds:
-            sent = weight_bytes * scale
-            exchanges.append(Exchange("gradients", "reduce_scatter", sent, self.shard_axes))
+            whole = weight_bytes * scale
+            exchanges += [Exchange("gradients", "reduce_scatter", whole, self.shard_axes, messages)]
         rest = self.replicated_bytes(weight_bytes) * scale
         exchanges.append(Exchange(None, "all_reduce", rest, self.remainder_axes))
         experts = [axis for axis in self.model_axes if ROLES[axis.role].experts]
@@ -352,20 +363,14 @@ class BatchAxes:
             remaining //= axis.size
             yield Exchange(None, "all_gather", row_bytes / remaining, [axis])
 
-    def update_gathers(self, weight_bytes: int) -> Sequence[Exchange]:
+    def update_gathers(self, weights: StageBytes) -> Sequence[Exchange]:
         """Gathers of updated weights from their owners, once per step."""
         if "optimizer" not in self.sharded_kinds or "parameter" in self.sharded_kinds:
             return ()
-        return (Exchange("weights", "all_gather", weight_bytes, self.shard_axes),)
-
-    def accumulated_bytes(self, weight_bytes: int) -> float:
-        """Bytes read and written to add a micro-batch's gradients to earlier ones."""
-        return 2 * weight_bytes * self.gradient_scale * self.local_fraction("gradient")
-
-    def updated_bytes(self, weights: StageBytes, states: int) -> int:
-        """Bytes read and written by the optimizer's step with `states` states per element."""
-        dense = self.local_bytes(weights.dense_bytes * (2 + states), "optimizer")
-        return 2 * (dense + weights.row_bytes * (2 + states))
+        messages = self.bucket_messages(weights.trained_bytes) or 1
+        return (
+            Exchange("weights", "all_gather", weights.trained_bytes, self.shard_axes, messages),
+        )
 
 
 def sharded_kinds(strategy: Strategy, execution: ExecutionModel) -> frozenset[str]:

@@ -24,16 +24,18 @@ class GroupAxis(NamedTuple):
 
 class Exchange(NamedTuple):
     """A collective of `amount` bytes along one axis after the other. `subject`: what is sent, where
-    a compression program may replace it; None: always sent as it is."""
+    a compression program may replace it; None: always sent as it is. `messages`: it is sent in as many
+    equal parts."""
 
     subject: CompressionSubject | None
     kind: str
     amount: float
     axes: Sequence[GroupAxis]
+    messages: int = 1
 
 
 class ExchangeEnds(NamedTuple):
-    """Seconds of exchanges that generated programs run beside nothing: gathers in forward, gathers and
+    """Seconds of exchanges that run beside nothing: gathers in forward, gathers and
     scatters in backward, once per step sums of gradients and gathers of updated weights."""
 
     gather: float

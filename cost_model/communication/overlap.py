@@ -67,17 +67,11 @@ def exposed_exchanges(
         x in execution.overlaps and not exchanged_by_processors(cluster)
         for x in ("weights", "gradients")
     )
-    if not execution.exposes_ends:
-        if weights:
-            gather_forward = exposed_seconds(forward, gather)
-            update_gather = exposed_seconds(forward, update_gather)
-        else:
-            gather_forward = gather
-        in_backward = again + scatter
-        if gradients:
-            in_backward, reduce = (exposed_seconds(backward, x) for x in (in_backward, reduce))
-        return ExposedSeconds(gather_forward, in_backward, reduce, update_gather)
     ends = exchanges.ends
+    if not execution.exposes_ends and gradients and not weights:
+        within = exposed_after(backward, again + scatter, ends.scatter)
+        summed = exposed_after(backward, reduce, ends.reduce)
+        return ExposedSeconds(gather, within, summed, update_gather)
     before = exposed_after(forward, gather, ends.gather) if weights else gather
     within = exposed_after(backward, again + scatter, ends.scatter)
     summed = exposed_after(backward, reduce, ends.reduce)

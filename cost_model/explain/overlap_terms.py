@@ -43,7 +43,8 @@ def overlap_terms(
 ) -> OverlapTerms:
     """What the calls of one strategy save, which compute for so many seconds a micro-batch."""
     sent = axes.stage_seconds(share.bytes)
-    added = exposed_exchanges(sent, forward, backward, axes.execution, axes.cluster)
+    execution = axes.execution.exchanging("parameter" in axes.sharded_kinds)
+    added = exposed_exchanges(sent, forward, backward, execution, axes.cluster)
     within = sent.gather_again + sent.scatter - added.backward
     before, calls, after, ahead, late = SAVINGS
     times = plan.micro_batches
@@ -84,6 +85,11 @@ def communication(term: Term) -> Communication:
     leaves = list(term.leaves())
     total = sum(leaf.value for leaf in leaves if "p" in leaf.symbols)
     return Communication(total, total + sum(x.value for x in leaves if x.name in SAVINGS))
+
+
+def calls_of(share: StrategyBytes, axes: BatchAxes) -> Calls:
+    """The calls whose weights are gathered for forward, and whose gradients are scattered: all."""
+    return share.bytes.call_weight_bytes
 
 
 def calls_again(share: StrategyBytes, axes: BatchAxes) -> Calls:

@@ -11,7 +11,7 @@ on another cluster."""
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -20,11 +20,9 @@ from ...ir.plan.groups.view import priced_view
 from ...ir.plan.plan import Layers, Plan, Stage
 from ...ir.plan.schedules.registry import schedule_text
 from ...ir.plan.workload import CallWork, Collectives, Kernels, StrategyBytes
-from ..communication.collective import CommGroup, collective_legs, send_leg
+from ..communication.collective import CommGroup, send_leg
 from ..communication.compressed_all_reduce import CompressedReductions, compressed_reductions
-from ..communication.compressed_collective import CompressedCost
 from ..communication.data_parallel import BatchAxes, axes_of
-from ..communication.exchange import Exchange
 from ..communication.stage_transfer import (
     StageTransfer,
     boundary_links,
@@ -42,22 +40,10 @@ from ..pipeline.group_pipeline import gradient_sum_seconds, groups_step
 from ..pipeline.scheduled import CLOSED_FORMS, StageWork, scheduled_seconds
 from ..quantity import amount
 from .engine_terms import engine_terms, pipeline_of
-from .overlap_terms import Calls, OverlapTerms, calls_again, overlap_terms
-from .term import (
-    Term,
-    codec_term,
-    host_term,
-    kernels_term,
-    leg_term,
-    legs_term,
-    optimizer_terms,
-    priced_term,
-    sent_term,
-    stream_term,
-    total,
-)
+from .exchange_terms import call_exchanges_term, compressed_terms, moved_terms, synchronisation
+from .overlap_terms import OverlapTerms, calls_again, calls_of, overlap_terms
+from .term import Term, codec_term, host_term, kernels_term, leg_term, priced_term, sent_term, total
 
-Send = Callable[[int], Sequence[Exchange]]  # bytes of a call's weights -> what is sent
 KINDS = {
     "gemm": "matrix products",
     "pointwise": "elementwise",
@@ -65,7 +51,6 @@ KINDS = {
     "move": "copies and look-ups",
 }
 
-TRANSFER = "derived: bytes of codes and scales, at the links' latencies and bandwidths"
 SHARED_PROCESSORS = "derived: a rank that waits leaves its processor to others"
 GROUP_SCHEDULE = "derived: 1F1B of device groups, simulated"
 GROUP_TOTALS = "derived: to the first group of the calls and back"
@@ -225,40 +210,39 @@ def stage_times(plan: Plan, stage: Stage, cluster: Cluster) -> StageTerms:
         "derived: collectives between strategies",
     )
     gathered, scattered = "all_gather of weights", "reduce_scatter of gradients"
-    gathers = [
-        _call_exchanges_term(gathered, s, a, s.bytes.call_weight_bytes, a.call_gathers, times)
-        for s, a in axes
-    ]
-    again = [
-        _call_exchanges_term(gathered, s, a, calls_again(s, a), a.call_gathers, times)
-        for s, a in axes
-    ]
+    gathers, again = (
+        [call_exchanges_term(gathered, s, a, c(s, a), a.call_gathers, times) for s, a in axes]
+        for c in (calls_of, calls_again)
+    )
     scatters = [
-        _call_exchanges_term(scattered, s, a, s.bytes.call_weight_bytes, a.call_scatters, times)
+        call_exchanges_term(scattered, s, a, calls_of(s, a), a.call_scatters, times)
         for s, a in axes
     ]
-    added = [_accumulation_term(s, a, times, cluster) for s, a in axes]
+    moved = [moved_terms(s, a, times, cluster) for s, a in axes]
     forward, backward = (
         [layers_term(plan, x, direction, cluster) for x in layers]
         for direction in ("forward", "backward")
     )
-    sync = [t for s, a in axes for t in _synchronisation(plan, s, a, cluster)]
-    saved: list[OverlapTerms] = []
-    overlapped = zip(axes, added, strict=True)  # not as others run
-    for (share, along), adding in overlapped:
-        mine = [n for n, x in enumerate(layers) if plan.strategy_of(x) == share.strategy]
-        seconds = [sum(terms[n].value for n in mine) for terms in (forward, backward)]
-        compute = seconds[0] / times, (seconds[1] + adding.value) / times
-        saved.append(overlap_terms(plan, share, along, *compute))
+    sync = [t for s, a in axes for t in synchronisation(plan, s, a, cluster)]
+    saved = list(_saved_terms(plan, layers, axes, (forward, backward), moved))
     return StageTerms(
-        total("forward", [*forward, *gathers, *(t for s in saved for t in s.forward), resharding]),
+        total(
+            "forward",
+            [
+                *forward,
+                *gathers,
+                *(t for parts in moved for t in parts[0]),
+                *(t for s in saved for t in s.forward),
+                resharding,
+            ],
+        ),
         total(
             "backward",
             [
                 *backward,
                 *again,
                 *scatters,
-                *added,
+                *(t for parts in moved for t in parts[1]),
                 *(t for s in saved for t in s.backward),
                 resharding,
             ],
@@ -270,6 +254,24 @@ def stage_times(plan: Plan, stage: Stage, cluster: Cluster) -> StageTerms:
     )
 
 
+def _saved_terms(
+    plan: Plan,
+    layers: Sequence[Layers],
+    axes: Sequence[tuple[StrategyBytes, BatchAxes]],
+    halves: tuple[list[Term], list[Term]],
+    moved: Sequence[tuple[list[Term], list[Term]]],
+) -> Iterator[OverlapTerms]:
+    """What exchanges beside compute save, strategy by strategy (not as others run). `halves`: terms of
+    `layers` in forward and in backward; `moved`: what exchanges add to either."""
+    for (share, along), parts in zip(axes, moved, strict=True):
+        mine = [n for n, x in enumerate(layers) if plan.strategy_of(x) == share.strategy]
+        seconds = [
+            (sum(terms[n].value for n in mine) + sum(t.value for t in part)) / plan.micro_batches
+            for terms, part in zip(halves, parts, strict=True)
+        ]
+        yield overlap_terms(plan, share, along, seconds[0], seconds[1])
+
+
 def _batch_only_terms(plan: Plan, cluster: Cluster) -> Iterator[Term]:
     """Terms of the calls that run once per step, on the batch alone."""
     for layers in plan.layers:
@@ -277,12 +279,6 @@ def _batch_only_terms(plan: Plan, cluster: Cluster) -> Iterator[Term]:
             reductions = compressed_reductions(plan, plan.strategy_of(layers), cluster)
             name, count = f"{label(plan, layers)}, once", layers.last - layers.first
             yield half_term(name, layers.forward, count, cluster, reductions, plan.engine)
-
-
-def _accumulation_term(share: StrategyBytes, axes: BatchAxes, times: int, cluster: Cluster) -> Term:
-    moved = axes.accumulated_bytes(share.bytes.dense_bytes)
-    count = times if times > 1 else 0
-    return stream_term("adding up gradients", "accumulate", moved, count, cluster.device)
 
 
 def stage_layers(plan: Plan, stage: Stage) -> list[Layers]:
@@ -337,60 +333,3 @@ def _reduction_term(
         return sent_term(sent, times, cluster)
     name = f"{sent.kind} over {sent.axis} as {reductions.programs[sent.axis].name}"
     return total(name, compressed_terms(priced, sent.count * times, cluster))
-
-
-def compressed_terms(priced: CompressedCost, times: int, cluster: Cluster) -> list[Term]:
-    """Transfer and codec terms of `times` compressed exchanges."""
-    count = amount("n", times)
-    return [
-        priced_term("transfer", count * amount("w_c", priced.transfer_seconds), TRANSFER),
-        codec_term(count * amount("k_c", priced.codec_seconds), cluster.device),
-    ]
-
-
-def _exchange_terms(
-    exchanges: Iterable[Exchange], axes: BatchAxes, small: float, times: int = 1
-) -> Iterator[Term]:
-    """Terms of exchanges of gradients or weights, compressed along the axes with a program."""
-    for exchange in exchanges:
-        for axis in exchange.axes:
-            name = f"{exchange.kind} over {axis.role}"
-            priced = axes.compressed_cost(exchange, axis, small)
-            if priced is None:
-                legs = collective_legs(exchange.kind, exchange.amount, axis.group, axes.cluster)
-                yield legs_term(name, legs, times, axes.cluster)
-                continue
-            assert exchange.subject is not None
-            program = axes.program(exchange.subject, axis.role)
-            assert program is not None
-            yield total(f"{name} as {program.name}", compressed_terms(priced, times, axes.cluster))
-
-
-def _call_exchanges_term(
-    name: str, share: StrategyBytes, axes: BatchAxes, calls: Calls, send: Send, times: int
-) -> Term:
-    """Exchanges around every call of a stage: weights gathered before, gradients scattered after."""
-    small = small_share(share)
-    return total(
-        name,
-        [
-            term
-            for amount_bytes, count in calls
-            for term in _exchange_terms(send(amount_bytes), axes, small, count * times)
-        ],
-    )
-
-
-def small_share(share: StrategyBytes) -> float:
-    """Fraction of the trained bytes in tensors that are too small to be compressed."""
-    return share.bytes.small_tensor_bytes / max(share.bytes.trained_bytes, 1)
-
-
-def _synchronisation(
-    plan: Plan, share: StrategyBytes, axes: BatchAxes, cluster: Cluster
-) -> Iterator[Term]:
-    """Terms once per step: gradient reduction, gather of updated weights, optimizer step."""
-    trained, small = share.bytes.trained_bytes, small_share(share)
-    yield from _exchange_terms(axes.step_reductions(share.bytes), axes, small)
-    yield from _exchange_terms(axes.update_gathers(trained), axes, small)
-    yield from optimizer_terms(share.bytes, axes, plan.optimizer, cluster.device)

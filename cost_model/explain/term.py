@@ -16,6 +16,7 @@ from ...ir.plan.plan import Optimizer
 from ...ir.plan.workload import Collectives, Kernels, StageBytes
 from ..communication.collective import CommGroup, Leg, LinkRates, collective_legs, leg_seconds
 from ..communication.data_parallel import BatchAxes
+from ..communication.step_bytes import updated_bytes
 from ..memory.host_states import host_step, host_stream_seconds
 from ..operators.roofline import (
     BANDWIDTH_EFFICIENCY,
@@ -161,7 +162,7 @@ def optimizer_terms(
 ) -> Iterator[Term]:
     """The optimizer's step, with the copies to a host that it steps on and back."""
     if not optimizer.on_host:
-        updated = axes.updated_bytes(weights, optimizer.states)
+        updated = updated_bytes(axes, weights, optimizer)
         yield stream_term("optimizer", optimizer.name, updated, 1, device)
         return
     step = host_step(weights, axes, optimizer)

@@ -10,6 +10,7 @@ from math import prod
 
 from ...cost_model.communication.data_parallel import BatchAxes
 from ...cost_model.communication.overlap import exposed_exchanges, exposed_seconds
+from ...cost_model.communication.step_bytes import accumulated_bytes, copied_bytes, updated_bytes
 from ...cost_model.memory.host_states import host_bytes, host_step, host_step_seconds
 from ...cost_model.memory.in_flight import InFlight, interleaved_in_flight, micro_batches_in_flight
 from ...cost_model.memory.peak import memory_terms
@@ -148,8 +149,7 @@ class StagePricer:
         optimizer, device = self.optimizer, self.cluster.device
         if optimizer.on_host:
             return host_step_seconds(host_step(weights, axes, optimizer), optimizer.name, device)
-        updated = axes.updated_bytes(weights, optimizer.states)
-        return stream_seconds(optimizer.name, updated, device)
+        return stream_seconds(optimizer.name, updated_bytes(axes, weights, optimizer), device)
 
     def times(self, cost: StageCost, axes: BatchAxes, micro_batches: int) -> StageTimes:
         """Seconds of one strategy's calls in a stage."""
@@ -158,10 +158,16 @@ class StagePricer:
         forward, backward = cost.forward_seconds, cost.backward_seconds
         for_weights = cost.weights_seconds
         if micro_batches > 1:
-            summed = axes.accumulated_bytes(weights.dense_bytes)
+            summed = accumulated_bytes(axes, weights.dense_bytes)
             adding = stream_seconds("accumulate", summed, self.cluster.device)
             backward, for_weights = backward + adding, for_weights + adding
-        added = exposed_exchanges(exchanges, forward, backward, self.execution, self.cluster)
+        copies = [
+            stream_seconds("copy", moved, self.cluster.device)
+            for moved in copied_bytes(axes, weights)
+        ]
+        forward, backward = forward + copies[0], backward + copies[1]
+        execution = self.execution.exchanging("parameter" in axes.sharded_kinds)
+        added = exposed_exchanges(exchanges, forward, backward, execution, self.cluster)
         reduce = added.reduce
         if axes.late:
             reduce = exposed_seconds((forward + backward) * micro_batches, reduce)

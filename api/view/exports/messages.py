@@ -55,10 +55,7 @@ def _of_weights(share: StrategyBytes, axes: BatchAxes) -> Iterator[tuple[str, st
         for amount_bytes, count in calls:
             for exchange in send(amount_bytes):
                 yield from ((kind, name, m) for _, m in _messages(exchange, count))
-    for exchange in (
-        *axes.step_reductions(share.bytes),
-        *axes.update_gathers(share.bytes.trained_bytes),
-    ):
+    for exchange in (*axes.step_reductions(share.bytes), *axes.update_gathers(share.bytes)):
         for role, message in _messages(exchange, 1):
             yield SYNC, f"{exchange.kind} over {role}", message
 
@@ -66,4 +63,5 @@ def _of_weights(share: StrategyBytes, axes: BatchAxes) -> Iterator[tuple[str, st
 def _messages(exchange: Exchange, count: int) -> Iterator[tuple[str, TracedMessages]]:
     for axis in exchange.axes:
         group = axis.group
-        yield axis.role, TracedMessages(exchange.amount * count, count, group.size, group.stride)
+        messages = count * exchange.messages
+        yield axis.role, TracedMessages(exchange.amount * count, messages, *group)
