@@ -51,7 +51,7 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     are not on the device. `unreduced_item_bytes`: bytes per element of gradients
     of the parameters' precision that stay beside the accumulated ones. `loss_copies`: fp32 tensors of
     the logits' size that the loss's backward makes beside its result, one more where classes are split.
-    `flat_sums`: gradients that are summed once per step are added up, and travel, in flat buffers.
+    `reduces_in_place`: gradients that are summed once per step are added up, and travel, in flat buffers.
     `keeps_sent`: activations that were sent to the next stage stay until their gradients come.
     `reduces_per_step`: gradients that ZeRO shards travel once per step, and stay whole until then;
     else after every micro-batch. `contiguous_buffers`: gradients live in persistent flat buffers;
@@ -100,7 +100,7 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     steps_on_host: bool = False
     unreduced_item_bytes: int = 0
     loss_copies: int = 0
-    flat_sums: bool = True
+    reduces_in_place: bool = True
     keeps_sent: bool = False
     contiguous_buffers: bool = False
     frees_per_call: bool = True

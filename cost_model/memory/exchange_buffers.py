@@ -176,7 +176,7 @@ def reduces_in_place(axes: BatchAxes) -> bool:
     """Whether what is summed once per step is added up in flat buffers, in which it travels: neither
     what is compressed, nor weights that are sharded in part, shared by stages or summed over groups."""
     plain = not axes.compression and axes.compressed_optimizer is None
-    return plain and axes.execution.flat_sums and axes.is_full and axes.stages == 1
+    return plain and axes.execution.reduces_in_place and axes.is_full and axes.stages == 1
 
 
 def step_bucket(axes: BatchAxes, trained: int) -> int:

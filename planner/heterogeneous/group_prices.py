@@ -106,7 +106,7 @@ class GroupPrices:
     def pricer(self, group_type: GroupType) -> CandidatePricer:
         """The candidate pricer of the devices of a group, taken for a cluster of their own."""
         item_bytes = narrowest_item_bytes(self.model.parameters)
-        execution = replace(generated(self.optimizer, "", item_bytes), flat_sums=False)
+        execution = replace(generated(self.optimizer, "", item_bytes), reduces_in_place=False)
         cluster, values = self.group_cluster(group_type), self.values
         function_prices = FunctionPrices(self.model, cluster, execution, values=values)
         return CandidatePricer(function_prices, self.model.batch, self.optimizer)
