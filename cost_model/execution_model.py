@@ -51,7 +51,7 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     are not on the device. `unreduced_item_bytes`: bytes per element of gradients
     of the parameters' precision that stay beside the accumulated ones. `loss_copies`: fp32 tensors of
     the logits' size that the loss's backward makes beside its result, one more where classes are split.
-    `reduces_in_place`: gradients that are summed once per step are added up, and travel, in flat buffers.
+    `reduces_in_place`: gradients summed once per step are added up, and travel, in flat buffers.
     `keeps_sent`: activations that were sent to the next stage stay until their gradients come.
     `reduces_per_step`: gradients that ZeRO shards travel once per step, and stay whole until then;
     else after every micro-batch. `contiguous_buffers`: gradients live in persistent flat buffers;
