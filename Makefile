@@ -20,7 +20,7 @@ demo: $(STAMP)
 	@$(BIN)/python examples/demo.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -q -o addopts="--import-mode=importlib" -m ""

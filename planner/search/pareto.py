@@ -56,8 +56,8 @@ def pareto_front(
 ) -> list[Plan]:
     """Plans of the Pareto front, fastest first, for the model's batch and `batches`.
 
-    Plans may need more memory than the user's limit, up to what a device has. Layer-wise mixes
-    under intermediate memory limits fill the gaps between candidates of one strategy. `watch` is told
+    Plans may need more memory than the user's limit, up to what a device has. Searches
+    under intermediate memory limits fill the gaps. `watch` is told
     seconds of the fastest so far, for the model's batch.
     """
     points: list[ParetoPoint] = []
@@ -69,7 +69,7 @@ def pareto_front(
         space.slow_factor = inf  # slower ones may need less memory
         space.run()
         for memory_limit in memory_limits(space) if batch == model.batch else ():
-            space.with_options(memory_bytes=memory_limit).mix_layers(space.candidates)
+            space.candidates += space.with_options(memory_bytes=memory_limit).run()
         points += [
             ParetoPoint(space, c) for c in space.candidates if c.peak_bytes <= most_bytes(space)
         ]

@@ -10,10 +10,11 @@ from plait.tests.paths import ROOT
 
 
 @pytest.mark.ranks
-def test_evaluation_outputs_and_other_batches():
+@pytest.mark.parametrize("part", ["some", pytest.param("whole", marks=pytest.mark.long)])
+def test_evaluation_outputs_and_other_batches(part):
     before = set(Path(tempfile.gettempdir()).glob("plait-program-*"))
     worker = str(ROOT / "tests" / "api" / "variants_worker.py")
-    outputs = ranks.launch(2, [worker], timeout_seconds=240)
+    outputs = ranks.launch(2, [worker, part], timeout_seconds=240)
     assert [text.split()[-2:] for text in outputs] == [["done", "0"], ["done", "1"]]
     assert set(Path(tempfile.gettempdir()).glob("plait-program-*")) <= before
 

@@ -181,8 +181,8 @@ def spoiled(result: Job, folder: Path) -> Job:
 @pytest.mark.parametrize(
     ("ranks", "name", "seed"),
     [  # seeds with norms, dropout, empty tensors
-        (2, "two_tower", 213),
         (4, "inception_like", 205),
+        pytest.param(2, "two_tower", 213, marks=pytest.mark.long),
     ],
 )
 def test_placements_at_random_compute_what_one_process_computes(ranks, name, seed, tmp_path):
