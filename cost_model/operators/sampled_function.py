@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ...ir.analysis.liveness import is_view, storage_roots
+from ...ir.analysis.liveness import storage_roots, writes_in_place
 from ...ir.model.loops import Work
 from ...ir.model.model import Function, Op
 from .operator_cost import Pricer, is_collective
@@ -43,7 +43,7 @@ class SampledFunction:
     ) -> None:
         self.pricer, self.local_functions, self.samples = pricer, locals_, samples
         local = locals_[0]
-        views = (op for op in local.ops if self.work(op) == "view" or is_view(op, local.types))
+        views = (op for op in local.ops if writes_in_place(op) or self.work(op) == "view")
         self.roots = storage_roots(len(local.types), views)
 
     def linear(self, amounts: Callable[[Function], Sequence[float]]) -> LinearAmounts:

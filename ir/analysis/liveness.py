@@ -99,12 +99,17 @@ def lifetimes(
 IN_PLACE = frozenset({"comm.place", "comm.add"})  # write to their first operand, if there is one
 
 
+def writes_in_place(op: Op) -> bool:
+    """Whether an operator writes to its first operand."""
+    return op.target in IN_PLACE and op.args[0] is not None
+
+
 def is_view(op: Op, types: Sequence[TensorType]) -> bool:
     """Whether the result of an operator is in the memory of the first tensor that it reads."""
     if not op.operands():
         return False
     if op.target in IN_PLACE:
-        return op.args[0] is not None
+        return writes_in_place(op)
     declared = declaration(site_of(op, types))
     return declared is not None and declared.work == "view"
 

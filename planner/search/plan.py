@@ -99,11 +99,12 @@ def simplest(space: SearchSpace) -> Candidate:
 
     Repeats of one measured step lie 1.6 to 5 % apart, so half a percent is not known to be a gain, and
     kinds of layers cost functions to compile and rows to read."""
-    best = min(space.candidates, key=space.sort_key)
-    limit = best.step_seconds * (1 + space.options.simpler_within)
-    equal = [c for c in space.fitting() if c.step_seconds <= limit]
-    if space.options.pins or not equal:
-        return best
+    fitting = space.fitting()
+    candidates = fitting or space.candidates
+    limit = min(c.step_seconds for c in candidates) * (1 + space.options.simpler_within)
+    equal = [c for c in candidates if c.step_seconds <= limit]
+    if space.options.pins or not fitting:
+        return min(equal, key=space.sort_key)
     return min(equal, key=lambda c: (kinds_of_layers(c), space.sort_key(c)))
 
 
