@@ -217,9 +217,12 @@ class GradientReductions:
             if group.size == 1 or self.store.groups.stage not in stages:
                 continue
             tied = [p for p in self.store.trainable() if p.spec.stages == stages and p.spec.reached]
+            buckets_left = {storage_of(p) for p in tied if p.gradient is not None}
             for p in tied:
                 flats = [self.zeros(p) if p.gradient is None else p.pop_gradient()]
                 (p.gradient,) = buckets.all_reduce(group, flats)
+            there = [p for p in self.store.trainable() if p.gradient is not None]
+            leave_buckets([p for p in there if storage_of(p) in buckets_left])
 
     def zeros(self, parameter: LocalParameter) -> Tensor:
         return torch.zeros(
@@ -238,14 +241,19 @@ class GradientReductions:
 
 
 def leave_buckets(parameters: Sequence[LocalParameter]) -> None:
-    """Copy these gradients, which have just arrived, out of buckets of which nothing reads the rest: it
-    was added to an earlier gradient, as that of a tied weight is."""
+    """Copy these gradients out of buckets of which nothing reads the rest: it was added to an earlier
+    gradient, or summed over stages, as that of a tied weight is."""
     read = Counter[int]()
     for parameter in parameters:
         assert parameter.gradient is not None
-        read[parameter.gradient.untyped_storage().data_ptr()] += parameter.gradient.nbytes
+        read[storage_of(parameter)] += parameter.gradient.nbytes
     for parameter in parameters:
         assert parameter.gradient is not None
-        bucket = parameter.gradient.untyped_storage()
-        if read[bucket.data_ptr()] < bucket.nbytes():
+        if read[storage_of(parameter)] < parameter.gradient.untyped_storage().nbytes():
             parameter.gradient = parameter.gradient.clone()
+
+
+def storage_of(parameter: LocalParameter) -> int:
+    """The storage that a gradient lies in."""
+    assert parameter.gradient is not None
+    return parameter.gradient.untyped_storage().data_ptr()
