@@ -116,7 +116,10 @@ def measure(job: Job, seed: int) -> dict[str, str]:
 def table(jobs: Sequence[Job], seed: int) -> str:
     """One row a question, one column a job."""
     columns = [measure(job, seed) for job in jobs]
-    lines = ["| CPU ms | " + " | ".join(job.name for job in jobs) + " |", "|---" * 4 + "|"]
+    lines = [
+        "| CPU ms | " + " | ".join(job.name for job in jobs) + " |",
+        "|---" * (len(jobs) + 1) + "|",
+    ]
     lines += [f"| {name} | " + " | ".join(c[name] for c in columns) + " |" for name in columns[0]]
     return "\n".join(lines)
 
