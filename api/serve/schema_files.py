@@ -36,16 +36,20 @@ def _schema(kind: type) -> dict[str, Any]:
 
 
 def _file(name: str, kind: type) -> dict[str, Any]:
-    """The schema of a file: its struct's, with its format and version."""
+    """The schema of a file: its struct's, with its format and version. Where the struct holds others of
+    its kind, as a model its trace in bfloat16, these have neither."""
     schema = _schema(kind)
-    head = schema["$defs"][kind.__name__]
-    head["properties"] = {
+    reference = schema.pop("$ref")
+    definitions, struct = schema["$defs"], reference.rpartition("/")[2]
+    inner = definitions[struct]
+    if json.dumps(reference) not in json.dumps(definitions):
+        del definitions[struct]
+    head = {
         "format": {"const": name},
         "version": {"type": "integer", "minimum": 1, "maximum": VERSION},
-        **head["properties"],
     }
-    head["required"] = ["format", "version", *head["required"]]
-    return schema
+    properties, required = {**head, **inner["properties"]}, [*head, *inner["required"]]
+    return {**schema, **inner, "properties": properties, "required": required}
 
 
 def _text_schema(kind: type) -> dict[str, Any]:
