@@ -182,14 +182,15 @@ def _unknown_cluster(spec: str, name: str) -> UsageError:
     text = spec.strip().lower()
     kind = name.strip().lower().lstrip("0123456789 *x")  # 8h100, 8*h100
     factors = text[: text.rfind(kind)].replace("*", "x").replace(" ", "").rstrip("x")
-    shorter = [k for k in presets() if kind.startswith(k)]  # h200-sxm
+    longer = [k for k in known if kind and k.startswith(kind)]
+    begun = longer and kind not in known  # a100, of which there are several
+    shorter = [] if begun else [k for k in presets() if kind.startswith(k)]  # h200-sxm
     meant = ""
     if kind.startswith("local"):
         meant = " did you mean local:4?"
     elif shorter:
         longest = max(shorter, key=len)
         meant = f" did you mean {factors}x{longest}?" if factors else f" did you mean {longest}?"
-    longer = [k for k in known if kind and k.startswith(kind)]
     near = longer or difflib.get_close_matches(name, known, 3, 0.3)
     kinds = f"kinds: {', '.join(near)}" if near else "`plait clusters` lists the kinds"
     return UsageError(
