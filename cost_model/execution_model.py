@@ -219,11 +219,18 @@ ENGINE_MODELS = {
 
 
 def execution_of(
-    engine: str, optimizer: Optimizer, gradient_precision: str, item_bytes: int
+    engine: str,
+    optimizer: Optimizer,
+    gradient_precision: str,
+    item_bytes: int,
+    grouped: bool = False,
 ) -> ExecutionModel:
-    """How an engine, or a generated program, trains with an optimizer (see `generated`)."""
+    """How an engine, or a generated program, trains with an optimizer (see `generated`); `grouped`:
+    gradients are also summed over device groups."""
     ran = engine_execution(engine) or generated(optimizer, gradient_precision, item_bytes)
-    return msgspec.structs.replace(ran, steps_on_host=optimizer.on_host)
+    return msgspec.structs.replace(
+        ran, steps_on_host=optimizer.on_host, reduces_in_place=not grouped
+    )
 
 
 def engine_execution(engine: str) -> ExecutionModel | None:

@@ -22,7 +22,7 @@ from ...ir.plan.plan import Plan
 from ...ir.plan.program import BUCKET_BYTES, step_bucket_bytes
 from ...ir.plan.strategy import ROLES, Strategy
 from ...ir.plan.workload import StageBytes
-from ..execution_model import GENERATED, ExecutionModel, engine_execution, generated
+from ..execution_model import GENERATED, ExecutionModel, execution_of
 from ..quantity import Whole, known
 from .collective import collective_seconds
 from .compressed_collective import FP32_BYTES, CompressedCost, price_optimizer, price_step
@@ -383,17 +383,17 @@ def sharded_kinds(strategy: Strategy, execution: ExecutionModel) -> frozenset[st
     return kinds - {"gradient"} if whole_gradients else kinds
 
 
-def axes_of(plan: Plan, strategy: Strategy, item: int, cluster: Cluster | None = None) -> BatchAxes:
-    """The batch axes of one of a plan's strategies, compressed as the plan says."""
+def axes_of(
+    plan: Plan, strategy: Strategy, item: int, cluster: Cluster | None = None, grouped: bool = False
+) -> BatchAxes:
+    """A plan's batch axes of a strategy, compressed as it says; `grouped`: see `execution_of`."""
     compression: Compression = {
         (c.subject, c.role): PROGRAMS[c.program]
         for c in plan.compression
         if c.strategy == strategy and c.subject in ("gradients", "weights")
     }
     algorithm = COMPRESSED_OPTIMIZERS.get(plan.optimizer.name)
-    execution = engine_execution(plan.engine) or generated(
-        plan.optimizer, plan.gradient_precision, item
-    )
+    execution = execution_of(plan.engine, plan.optimizer, plan.gradient_precision, item, grouped)
     scale = (execution.gradient_item_bytes or item) / item
     return BatchAxes(
         strategy, cluster or plan.cluster, scale, item, compression, algorithm, execution

@@ -7,7 +7,6 @@ from msgspec.structs import replace
 from ...ir.plan.groups.view import priced_view
 from ...ir.plan.plan import Plan, Stage
 from ..communication.data_parallel import axes_of
-from ..execution_model import ExecutionModel, execution_of
 from ..memory.in_flight import InFlight
 from ..memory.peak import (
     PartAmounts,
@@ -48,17 +47,19 @@ LEGEND = tuple(
 )
 
 
-def memory_term(plan: Plan, number: int) -> Term:
-    """Tree of the peak bytes of a device of stage `number`; its sum is the plan's."""
+def memory_term(plan: Plan, number: int, grouped: bool = False) -> Term:
+    """Tree of the peak bytes of a device of stage `number`; its sum is the plan's. `grouped`: the plan
+    is the view of one of several device groups."""
     if plan.groups:
         view = priced_view(plan, number)
-        return replace(memory_term(*view), name=f"stage {number}")
+        return replace(memory_term(*view, grouped=True), name=f"stage {number}")
     stage, device = plan.stages[number], plan.cluster.device
     waiting = in_flight_of(plan, stage)
     parts = [
-        (s.bytes, axes_of(plan, s.strategy, s.bytes.item_bytes)) for s in stage.bytes_by_strategy
+        (s.bytes, axes_of(plan, s.strategy, s.bytes.item_bytes, grouped=grouped))
+        for s in stage.bytes_by_strategy
     ]
-    execution = stage_execution(plan, stage)
+    execution = parts[0][1].execution
     terms_by_name: dict[str, list[Term]] = {}
     for (share, axes), peak in zip(
         parts, stage_peaks(parts, execution, waiting, device), strict=True
@@ -86,12 +87,6 @@ def in_flight_of(plan: Plan, stage: Stage) -> InFlight:
     return InFlight(*counts, stage.waiting_beside)
 
 
-def stage_execution(plan: Plan, stage: Stage) -> ExecutionModel:
-    """How the engine of a plan executes a stage."""
-    item_bytes = stage.bytes_by_strategy[0].bytes.item_bytes
-    return execution_of(plan.engine, plan.optimizer, plan.gradient_precision, item_bytes)
-
-
 def named(amounts: PartAmounts[int]) -> PartAmounts[Quantity]:
     """The amounts under their symbols."""
     return PartAmounts(*(amount(n, x) for n, x in zip(SYMBOLS, amounts, strict=True)))
@@ -105,7 +100,7 @@ def working_bytes(plan: Plan, number: int) -> int:
     total = 0
     for share in stage.bytes_by_strategy:
         axes = axes_of(plan, share.strategy, share.bytes.item_bytes)
-        peaks = while_calls_run(share.bytes, axes, stage_execution(plan, stage), waiting)
+        peaks = while_calls_run(share.bytes, axes, axes.execution, waiting)
         total += max(
             (m.batch + m.activations + m.temporaries + m.communication for m in peaks), default=0
         )

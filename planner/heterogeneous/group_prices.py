@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from ...cost_model.execution_model import generated
+from ...cost_model.execution_model import execution_of
 from ...cost_model.memory.in_flight import InFlight
 from ...ir.cached import cached_method
 from ...ir.devices.cluster import Cluster
@@ -106,7 +106,7 @@ class GroupPrices:
     def pricer(self, group_type: GroupType) -> CandidatePricer:
         """The candidate pricer of the devices of a group, taken for a cluster of their own."""
         item_bytes = narrowest_item_bytes(self.model.parameters)
-        execution = replace(generated(self.optimizer, "", item_bytes), reduces_in_place=False)
+        execution = execution_of("plait", self.optimizer, "", item_bytes, grouped=True)
         cluster, values = self.group_cluster(group_type), self.values
         function_prices = FunctionPrices(self.model, cluster, execution, values=values)
         return CandidatePricer(function_prices, self.model.batch, self.optimizer)

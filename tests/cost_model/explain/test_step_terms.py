@@ -16,6 +16,7 @@ from plait.ir.plan.plan import Plan
 from plait.planner import PlanOptions, plan
 from plait.planner.question.pins import parse_pin
 from plait.tests import zoo
+from plait.tests.codegen.device_groups import SHAPES, grouped_plan
 from plait.tests.sampling import some_rows
 
 STRATEGIES = [
@@ -55,6 +56,17 @@ def test_the_terms_are_the_prediction(model, strategy, cluster, micro):
     for number, stage in enumerate(plan.stages):
         memory = memory_term(plan, number)
         assert {t.name: t.value for t in memory.parts} == {n: v for n, v in stage.memory_terms if v}
+
+
+def test_terms_of_device_groups_are_the_prediction():
+    """Gradients that groups sum travel in copies, which explanations count as the search does."""
+    module, batch = zoo.gpt2(layers=4, batch=24)
+    traced = trace(module.train(), batch)
+    for rows in SHAPES.values():
+        plan = grouped_plan(traced, rows)
+        for number, stage in enumerate(plan.stages):
+            parts = {t.name: t.value for t in memory_term(plan, number).parts}
+            assert parts == {name: value for name, value in stage.memory_terms if value}
 
 
 def test_terms_of_several_buckets_are_the_prediction():
