@@ -48,11 +48,8 @@ CASES = {  # strategy, what is compressed, and how much travels beside calls
     "zero1, sdp4bit": ("zero1", "sdp4bit", None),
     "zero1, auto": ("zero1", "auto", None),
 }
-MTU, HEADERS, FRAME = (
-    1500,
-    20 + 32,
-    14,
-)  # IP and TCP with time stamps; what a link counts beside packets
+MTU, HEADERS = 1500, 20 + 32  # of them IP and TCP with time stamps
+FRAME = 14  # what a link counts beside packets
 PAYLOAD_SHARE = (MTU - HEADERS) / (MTU + FRAME)
 SLICE_BYTES = 4 * 2**20  # a quarter of a weight
 COMPRESSED_AT_MOST = 0.2  # of the bytes of fp32

@@ -20,12 +20,11 @@ from ...ir.errors import FileError, UsageError
 from ...ir.files.json_files import located, parse
 from ...planner.interop import accelerate, deepspeed, megatron, torchtitan
 from ...planner.interop.engine_layout import EngineLayout, check_layout
-from .command_lines import parse_flags
+from .command_lines import Settings, parse_flags
 from .yaml_text import parse_yaml
 
 MOST_BYTES = 4 << 20
 COMMENTS = "comments"  # JSON has none: a key that the engines do not read
-Settings = dict[str, Any]
 
 
 class EngineFormat(NamedTuple):

@@ -6,11 +6,11 @@ among those, so their ends follow in one pass over any order in which each comes
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from ...ir.plan.schedules.chunk_map import ChunkMap, ScheduleRows, ScheduleStep, stage_dependencies
+from ...ir.plan.schedules.chunk_map import ChunkMap, ScheduleStep, stage_dependencies
 from ...ir.plan.schedules.registry import build_rows, chunk_map
 from ...ir.plan.schedules.table import verify_no_deadlock
 from .simulate import StageSeconds
@@ -48,8 +48,9 @@ def task_order(schedule: str, stages: int, micro_batches: int, chunks: int) -> T
     and after a step the transfer of its result, which waits for the one before on its link. Raises
     UsageError when it deadlocks."""
     rows = build_rows(schedule, stages, micro_batches, chunks)
-    numbering = _Numbering(chunk_map(schedule, stages, chunks), rows)
-    verify_no_deadlock(rows, numbering.needs, numbering.add)
+    placed = chunk_map(schedule, stages, chunks)
+    numbering = _Numbering(placed)
+    verify_no_deadlock(rows, placed.needs_of(rows), numbering.add)
     return TaskOrder(tuple(numbering.durations), tuple(numbering.tasks))
 
 
@@ -57,18 +58,13 @@ class _Numbering:
     """Tasks by number, in an order in which each comes after what it waits for. `arrived`: by stage and
     step the task that gives a step's result to those that need it, there and on the next stage."""
 
-    def __init__(self, placed: ChunkMap, rows: ScheduleRows) -> None:
-        self.placed, self.steps = placed, [set(row) for row in rows]
+    def __init__(self, placed: ChunkMap) -> None:
+        self.placed = placed
         self.durations: dict[tuple[int, int, str, bool], int] = {}
         self.tasks: list[tuple[int, tuple[int, ...]]] = []
         self.done: dict[tuple[int, ScheduleStep], int] = {}
         self.sent: dict[tuple[int, ScheduleStep], int] = {}
         self.last: dict[tuple[int, str], int] = {}
-
-    def needs(self, step: ScheduleStep, stage: int) -> Iterator[tuple[int, ScheduleStep]]:
-        """The steps, with their stages, that must end before a step."""
-        yield from ((stage, need) for need in stage_dependencies(step))
-        yield from (s for s in self.placed.sources(stage, step) if s[1] in self.steps[s[0]])
 
     def add(self, step: ScheduleStep, stage: int) -> None:
         """Number a step, and the transfer of what it gives."""

@@ -61,8 +61,7 @@ def scheduled_seconds(
     `pipeline_seconds`."""
     stages = len(work)
     if ranks_per_processor > 1:
-        alone = [one.slower(1 / ranks_per_processor) for one in work]
-        busy = sum(one.forward + one.backward for one in work) / stages
+        alone, busy = _of_one_processor(work, ranks_per_processor)
         return max(scheduled_seconds(schedule, alone, sends, micro_batches), micro_batches * busy)
     if micro_batches <= EXACT * stages:
         return _makespan_seconds(schedule, work, sends, micro_batches)
@@ -70,6 +69,13 @@ def scheduled_seconds(
     long, short = (_makespan_seconds(schedule, work, sends, n) for n in (most, fewer))
     seconds = long + (micro_batches - most) * (long - short) / stages
     return max(seconds, least_scheduled_seconds(schedule, work, sends, micro_batches))
+
+
+def _of_one_processor(work: Sequence[StageWork], ranks: float) -> tuple[list[StageWork], float]:
+    """Of stages that share a processor, `ranks` on each: what each takes alone, and the seconds of a
+    micro-batch that a processor is busy."""
+    busy = sum(one.forward + one.backward for one in work) / len(work)
+    return [one.slower(1 / ranks) for one in work], busy
 
 
 def least_scheduled_seconds(
@@ -84,26 +90,23 @@ def least_scheduled_seconds(
     stages before it follow."""
     stages, chunks = len(work), len(work[0].shares)
     if ranks_per_processor > 1:
-        alone = [one.slower(1 / ranks_per_processor) for one in work]
-        busy = sum(one.forward + one.backward for one in work) / stages
+        alone, busy = _of_one_processor(work, ranks_per_processor)
         least = least_scheduled_seconds(schedule, alone, sends, micro_batches)
         return max(least, micro_batches * busy * (1 - ROUNDING))
     placed = chunk_map(schedule, stages, chunks)
     costs, kind = _costs(work, sends, placed), "I" if splits_backward(schedule) else "B"
     arrives, follows, least, reached = 0.0, 0.0, 0.0, set[int]()
-    for number in range(placed.total):
-        stage, chunk = placed.place(number)
+    places = [placed.place(number) for number in range(placed.total)]
+    for (stage, chunk), onward in zip(places, [*places[1:], None], strict=True):
         one, cost = work[stage], costs[stage][chunk]
         if stage not in reached:
             reached.add(stage)
             whole, waits = one.forward + one.backward, one.weights if kind == "I" else 0.0
             after = max(micro_batches * whole, micro_batches * (whole - waits) + follows)
             least = max(least, arrives + after)
-        if number + 1 < placed.total and placed.place(number + 1).stage != stage:
+        if onward is not None and onward.stage != stage:
             arrives += cost.transfer["F"]
-            follows += costs[placed.place(number + 1).stage][
-                placed.place(number + 1).chunk
-            ].transfer["B"]
+            follows += costs[onward.stage][onward.chunk].transfer["B"]
         arrives += cost.compute["F"]
         follows += cost.compute[kind]
     return least * (1 - ROUNDING)

@@ -8,6 +8,7 @@ from math import gcd, prod
 import msgspec
 
 from ..errors import UsageError
+from ..model.loops import Paired
 from ..model.mesh import Axis, Mesh
 from ..ranges import AxisSize
 from ..unknown_name import unknown_name
@@ -46,6 +47,11 @@ class Role(msgspec.Struct, frozen=True):
     def divides_operators(self) -> bool:
         """Whether ranks along the axis have parts of operators and of their weights."""
         return self.searched or self.experts or self.slices or self.tables
+
+    @property
+    def paired(self) -> Paired | None:
+        """What of the weights each rank has its own of, to which data travel."""
+        return "experts" if self.experts else "rows" if self.tables else None
 
     @property
     def searched(self) -> bool:

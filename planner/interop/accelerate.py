@@ -16,6 +16,7 @@ from .engine_layout import EngineLayout
 
 NAME = "accelerate"
 Degree = Annotated[int, Meta(ge=1, le=1 << 20)]
+PRECISIONS = {"bf16": "bf16", "fp16": "fp16", "fp8": "bf16"}  # all else is fp32
 GATHER_AGAIN = {"1": True, "FULL_SHARD": True, "HYBRID_SHARD": True, "true": True, "True": True}
 
 
@@ -61,7 +62,6 @@ def read(file: AccelerateFile, devices: int) -> EngineLayout:
         replicas, shards = devices // inner, 1
     if replicas * shards * inner != devices:
         raise ValueError(f"parallelism_config: its sizes are not those of {devices} devices")
-    precision = "bf16" if file.mixed_precision == "fp8" else file.mixed_precision
     return EngineLayout(
         engine=NAME,
         replicas=replicas,
@@ -71,7 +71,7 @@ def read(file: AccelerateFile, devices: int) -> EngineLayout:
         ulysses=p.parallelism_config_sp_size,
         tensor=p.parallelism_config_tp_size,
         recompute="full" if fsdp.fsdp_activation_checkpointing else "none",
-        precision=precision if precision in ("bf16", "fp16") else "fp32",
+        precision=PRECISIONS.get(file.mixed_precision or "", "fp32"),
         unpriced=tuple(_unpriced(file)),
     )
 

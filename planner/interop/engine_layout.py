@@ -123,6 +123,11 @@ def default_schedule(model_chunks: int) -> str:
     return "1f1b" if model_chunks == 1 else "interleaved"
 
 
+def told_schedule(schedule: str, model_chunks: int) -> str | None:
+    """A schedule where it has to be said: None for that of stages with so many model chunks anyway."""
+    return None if schedule == default_schedule(model_chunks) else schedule
+
+
 def check_layout(layout: EngineLayout) -> None:
     """Raise UsageError where a layout's expert ranks or its batch do not divide."""
     _ = layout.strategy, layout.micro_batches
@@ -166,9 +171,8 @@ def layout_of_plan(plan: Plan, engine: str) -> EngineLayout:
 
 def _schedule(plan: Plan, engine: str) -> str | None:
     """A plan's schedule where the engine has it and has to be told."""
-    usual = default_schedule(plan.chunks_per_stage)
-    told = plan.schedule in engine_named(engine).schedules and plan.schedule != usual
-    return plan.schedule if told and len(plan.stages) > 1 else None
+    runs = len(plan.stages) > 1 and plan.schedule in engine_named(engine).schedules
+    return told_schedule(plan.schedule, plan.chunks_per_stage) if runs else None
 
 
 def stack_of_plan(plan: Plan, engine: str) -> LayerStack:

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from ...ir.plan.schedules import registry
-from .engine_layout import EngineLayout, Recompute, default_schedule
+from .engine_layout import EngineLayout, Recompute, told_schedule
 
 NAME = "torchtitan"
 SCHEDULES = {
@@ -65,7 +65,6 @@ class TorchtitanFile(msgspec.Struct, kw_only=True):
     """The sections that say how training is spread; others are the job's own."""
 
     model: _Model = msgspec.field(default_factory=_Model)
-
     parallelism: _Parallelism = msgspec.field(default_factory=_Parallelism)
     training: _Training = msgspec.field(default_factory=_Training)
     activation_checkpoint: _Checkpoint = msgspec.field(default_factory=_Checkpoint)
@@ -100,7 +99,7 @@ def read(file: TorchtitanFile, devices: int) -> EngineLayout:
         engine=NAME,
         pipeline=p.pipeline_parallel_degree,
         model_chunks=chunks,
-        schedule=None if schedule == default_schedule(chunks) else schedule,
+        schedule=told_schedule(schedule, chunks),
         split=split if staged else (),
         replicas=p.data_parallel_replicate_degree,
         shards=shards,
@@ -121,10 +120,10 @@ def read(file: TorchtitanFile, devices: int) -> EngineLayout:
 
 def _schedule(p: _Parallelism) -> str:
     """The schedule by our name; raises ValueError for one that is not among them."""
-    names = {theirs.lower(): ours for ours, theirs in SCHEDULES.items()}
-    schedule = names.get(p.pipeline_parallel_schedule.lower())
     if p.pipeline_parallel_degree == 1:
         return "1f1b"
+    names = {theirs.lower(): ours for ours, theirs in SCHEDULES.items()}
+    schedule = names.get(p.pipeline_parallel_schedule.lower())
     if schedule is None:
         raise ValueError(
             f"parallelism.pipeline_parallel_schedule: no price for {p.pipeline_parallel_schedule}; "

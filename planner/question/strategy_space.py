@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from math import isqrt, prod
 
 from ...ir.devices.cluster import Cluster
-from ...ir.plan.strategy import ROLES, SEQUENCE_FLAG, Strategy
+from ...ir.plan.strategy import ROLES, SEARCHED_ROLES, SEQUENCE_FLAG, Strategy
 
 ModelAxes = tuple[tuple[str, int], ...]  # axes inside a batch replica, outermost first
 NEAR_DEVICES = 8  # devices that axes inside a replica may span even where links are slower
@@ -77,7 +77,7 @@ def axis_families(cluster: Cluster, roles: tuple[str, ...]) -> list[list[ModelAx
         families.append([((role, degree),) for degree in sizes])
         if SEQUENCE_FLAG in roles:
             families.append([((role, degree), (SEQUENCE_FLAG, 1)) for degree in sizes])
-    asked = (r for r in roles if ROLES[r].slices or ROLES[r].tables)
+    asked = (r for r in roles if r not in SEARCHED_ROLES)
     families += [[((role, degree),) for degree in sizes] for role in (*tokens[:1], *asked)]
     return families
 

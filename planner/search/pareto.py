@@ -56,9 +56,9 @@ def pareto_front(
 ) -> list[Plan]:
     """Plans of the Pareto front, fastest first, for the model's batch and `batches`.
 
-    Plans may need more memory than the user's limit, up to what a device has. Searches
-    under intermediate memory limits fill the gaps. `watch` is told
-    seconds of the fastest so far, for the model's batch.
+    Plans may need more memory than the user's limit, up to what a device has. Searches under
+    intermediate memory limits fill the gaps. `watch` is told seconds of the fastest so far, for the
+    model's batch.
     """
     points: list[ParetoPoint] = []
     for batch in dict.fromkeys((model.batch, *batches)):

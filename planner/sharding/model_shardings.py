@@ -19,6 +19,7 @@ from ...ir.cached import cached_method
 from ...ir.devices.cluster import Cluster
 from ...ir.lowering.localize import localize
 from ...ir.model.layout import AxisPlacement, UnreachableLayout, divides_evenly
+from ...ir.model.loops import Paired
 from ...ir.model.mesh import MICRO, Axis, Mesh
 from ...ir.model.model import Function
 from ...ir.plan.sharding import AxisSharding, Sharding, stack_boundary, stack_splits
@@ -56,18 +57,19 @@ class ModelShardings:
         self.execution = execution
         self.model, self.functions, self.flow = values.model, values.functions, values.flow
         self.sliced_weights = sliced_weights(self.flow)
-        self.batch_shardings, self.expert_shardings = (
-            {
-                f.name: split_batch(f, self.flow, values.summed_values[f.name], apart)
-                for f in self.model.functions
-            }
-            for apart in (None, "experts")
-        )
 
     @property
     def has_experts(self) -> bool:
         """Whether some function has experts that an axis can split."""
-        return self.expert_shardings != self.batch_shardings
+        return self.along_batch("experts") != self.along_batch(None)
+
+    @cached_method
+    def along_batch(self, apart: Paired | None) -> dict[str, AxisSharding]:
+        """By function, its sharding along the batch, with experts or rows of tables `apart`."""
+        summed = self.values.summed_values
+        return {
+            f.name: split_batch(f, self.flow, summed[f.name], apart) for f in self.model.functions
+        }
 
     def sharding(self, name: str, strategy: Strategy, micro_batches: int) -> Sharding | None:
         """Sharding of a function under a strategy, for micro-batches; None where there is none."""
@@ -125,22 +127,12 @@ class ModelShardings:
         """Sharding along an axis over micro-batches, the batch or experts, or replicated."""
         role = axis.name
         if role not in ROLES:
-            return self.batch_shardings[name]
+            return self.along_batch(None)[name]
         if ROLES[role].slices:
             return self.sliced_sharding(name, axis.size)
-        if ROLES[role].tables:
-            return self.row_shardings[name]
         if ROLES[role].batch:
-            return (self.expert_shardings if ROLES[role].experts else self.batch_shardings)[name]
+            return self.along_batch(ROLES[role].paired)[name]
         return replicated(self.functions[name])
-
-    @cached_property
-    def row_shardings(self) -> dict[str, AxisSharding]:
-        """By function, its sharding along the batch with the rows of its tables apart."""
-        summed = self.values.summed_values
-        return {
-            f.name: split_batch(f, self.flow, summed[f.name], "rows") for f in self.model.functions
-        }
 
     @cached_method
     def sliced_sharding(self, name: str, degree: int) -> AxisSharding:
@@ -223,7 +215,7 @@ class ModelShardings:
         they are placed one by one, so that no other axis does."""
         axes, shardings = (
             self.flow.axes[function.name],
-            (self.expert_shardings, self.batch_shardings),
+            (self.along_batch("experts"), self.along_batch(None)),
         )
         apart, together = (s[function.name].boundary.inputs for s in shardings)
         inputs = zip(function.inputs, apart, together, strict=True)
@@ -273,7 +265,7 @@ class ModelShardings:
         )
         mesh = Mesh(tuple(Axis(role, size) for role, size in split_axes))
         strides = tuple(mesh.stride(i) for i in range(len(split_axes)))
-        batched = split_values(function, axes, self.batch_shardings[function.name])
+        batched = split_values(function, axes, self.along_batch(None)[function.name])
         batch = BatchSplit(batched, self.model.batch)
         costs = RooflineCosts(function, axes, mesh, self.cluster, strides, batch, self.execution)
         shardings = solve(ShardingProblem(function, axes, mesh, rules, costs)).axes

@@ -22,6 +22,9 @@ TORCH = "torch.nn."  # whose modules convert no values
 @contextlib.contextmanager
 def conversions(model: nn.Module, branches: Branches) -> Iterator[None]:
     """Both names in the modules of the model's classes, where the recording converts."""
+    if not branches.converting:
+        yield
+        return
     names = {kind.__module__ for part in model.modules() for kind in type(part).__mro__}
     tables = [vars(sys.modules[n]) for n in names if n in sys.modules and not n.startswith(TORCH)]
     types = {kind.__name__: _converting(kind, branches) for kind in (int, float)}
@@ -29,7 +32,7 @@ def conversions(model: nn.Module, branches: Branches) -> Iterator[None]:
         (table, name)
         for table in tables
         for name in types
-        if branches.converting and name not in table and table["__name__"] != "builtins"
+        if name not in table and table["__name__"] != "builtins"
     ]
     for table, name in hidden:
         table[name] = types[name]

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -77,6 +77,18 @@ class ChunkMap(NamedTuple):
             neighbour, (_, chunk, micro_batch) = near
             for given in "F" if kind == "F" else BACKWARD:
                 yield neighbour, (given, chunk, micro_batch)
+
+    def needs_of(
+        self, rows: ScheduleRows
+    ) -> Callable[[ScheduleStep, int], Iterator[tuple[int, ScheduleStep]]]:
+        """A function of a step of these rows and its stage: what must end before it, with stages."""
+        steps = [set(row) for row in rows]
+
+        def needs(step: ScheduleStep, stage: int) -> Iterator[tuple[int, ScheduleStep]]:
+            yield from ((stage, need) for need in stage_dependencies(step))
+            yield from (s for s in self.sources(stage, step) if s[1] in steps[s[0]])
+
+        return needs
 
 
 def stage_dependencies(step: ScheduleStep) -> tuple[ScheduleStep, ...]:

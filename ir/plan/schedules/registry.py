@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from ...errors import UsageError
 from ...unknown_name import unknown_name
-from .chunk_map import ChunkMap, ScheduleRows, ScheduleStep, stage_dependencies
+from .chunk_map import ChunkMap, ScheduleRows, ScheduleStep
 from .interleave import as_rows, chunk_count, interleaved, peak_in_flight, rounds_of, zb_h1
 from .table import ScheduleTable, gpipe, one_f_one_b, verify_no_deadlock
 from .v_shaped import CHUNKS, dualpipev, v_half, v_min, zbv
@@ -139,13 +139,7 @@ def verify_rows(rows: ScheduleRows, chunks: ChunkMap | None = None) -> None:
         raise UsageError("schedule: no stages or no micro-batches")
     for stage, row in enumerate(rows):
         _complete(stage, row, chunks.chunks, micro_batches)
-    steps = [set(row) for row in rows]
-
-    def needs(step: ScheduleStep, stage: int) -> Iterator[tuple[int, ScheduleStep]]:
-        yield from ((stage, need) for need in stage_dependencies(step))
-        yield from (s for s in chunks.sources(stage, step) if s[1] in steps[s[0]])
-
-    verify_no_deadlock(rows, needs)
+    verify_no_deadlock(rows, chunks.needs_of(rows))
 
 
 def _complete(stage: int, row: Sequence[ScheduleStep], chunks: int, micro_batches: int) -> None:
