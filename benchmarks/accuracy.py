@@ -13,11 +13,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
+from math import exp, log1p
 from pathlib import Path
 from statistics import mean, median
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
 from plait.api.predict.predictor import Predictor
 from plait.api.predict.run import Row
@@ -114,6 +116,43 @@ def ranking_rows(cases: Sequence[Case]) -> list[list[str]]:
     return rows
 
 
+def range_rows(cases: Sequence[Case]) -> list[list[str]]:
+    """Per source the part of its runs that lie between low and high; then their mean, and the range
+    that four of five would lie in, every source counting the same."""
+    rows, inside, logs, weights = [], [], [], []
+    for source, members in by_source(cases).items():
+        timed = [c for c in members if c.time_error is not None]
+        if timed:
+            inside.append(mean(is_inside(case) for case in timed))
+            logs += [log1p(case.time_error or 0.0) for case in timed]
+            weights += [1 / len(timed)] * len(timed)
+            rows.append([source, str(len(timed)), percent(inside[-1])])
+    if inside:
+        rows.append(["mean over sources", "", percent(mean(inside))])
+        shares = (0.9, 0.1)
+        low, high = (exp(-percentile(logs, weights, share)) for share in shares)
+        rows.append(["measured over predicted, 80 %", "", f"{low:.2f} to {high:.2f}"])
+    return rows
+
+
+def is_inside(case: Case) -> bool:
+    low, high = (
+        case.prediction.predicted_step_time_low_s,
+        case.prediction.predicted_step_time_high_s,
+    )
+    assert low is not None
+    assert high is not None
+    return low <= float(case.row["step_time_target_s"]) <= high
+
+
+def percentile(values: Sequence[float], weights: Sequence[float], share: float) -> float:
+    """The value that `share` of all weight lies below, between the nearest two."""
+    order = np.argsort(values)
+    heavy = np.array(weights)[order]
+    at = (np.cumsum(heavy) - heavy / 2) / heavy.sum()
+    return float(np.interp(share, at, np.array(values)[order]))
+
+
 def fit_rows(cases: Sequence[Case]) -> list[list[str]]:
     """Of runs by whether they ran: how many are predicted to fit, and not to."""
     rows = []
@@ -181,6 +220,8 @@ def report(cases: Sequence[Case], cpu_seconds: float) -> str:
     parts = [
         "## Step time",
         table(spread, error_rows(cases, lambda c: c.time_error)),
+        "## Range",
+        table(["source", "runs", "inside"], range_rows(cases)),
         "## Ranking",
         table(["source", "groups", "top-1 regret", "Kendall tau"], ranking_rows(cases)),
         "## Peak memory",

@@ -4,12 +4,18 @@ Three factors stand for all constants that somebody could fit: slowdowns of comp
 fixed costs of every machine. A run's seconds are measured at 1 and at a step of each factor, and
 taken to follow a power of it between. For every source the factors are fitted on all others, every
 source counting the same, and its runs are scored with those.
+
+What is fitted is shrunk towards 1: squares of logarithms of factors, over those of the grid's ends, are
+a penalty. Its strength is chosen without the source too, by leaving out one more at a time: the
+strongest whose error lies within a standard error of the least (Breiman et al. 1984). So a factor
+leaves 1 only where it pays on sources that had no say in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
+from math import inf, sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +31,8 @@ FACTORS = ("compute", "communication", "overhead")
 # fmt: off
 GRIDS = (np.geomspace(0.8, 1.25, 19), np.geomspace(0.7, 1.43, 9), np.geomspace(0.5, 2.0, 7))
 # fmt: on
+STRENGTHS = (0.0, *np.geomspace(1e-3, 1, 7), inf)  # of the penalty, in errors at the grid's ends
+FEWEST = 3  # sources that say something about another one
 Floats = NDArray[np.float64]
 
 
@@ -76,16 +84,46 @@ def sensitivity(
 
 def scores(of_source: Sensitivity) -> Iterator[SourceScore]:
     """The score of every source, the factors fitted on all others."""
-    names = np.array(of_source.sources)
-    points = list(product(*GRIDS))
-    medians = {source: [] for source in dict.fromkeys(of_source.sources)}
-    for point in points:
-        errors = np.abs(np.expm1(of_source.at(point)))
-        for source, column in medians.items():
-            column.append(float(np.median(errors[names == source])))
-    for source in medians:
-        others = [column for other, column in medians.items() if other != source]
-        best = points[int(np.argmin(np.mean(others, axis=0)))] if others else (1.0, 1.0, 1.0)
-        errors = np.expm1(of_source.at(best))[names == source]
-        factors = ScaleFactors(*map(float, best))
-        yield SourceScore(source, tuple(map(float, errors)), factors)
+    names, points = np.array(of_source.sources), list(product(*GRIDS))
+    sources = list(dict.fromkeys(of_source.sources))
+    errors = [np.abs(np.expm1(of_source.at(point))) for point in points]
+    medians = np.array([[np.median(e[names == source]) for e in errors] for source in sources])
+    for at, source in enumerate(sources):
+        point = points[fitted(np.delete(medians, at, axis=0), penalties(points))]
+        found = np.expm1(of_source.at(point))[names == source]
+        yield SourceScore(source, tuple(map(float, found)), ScaleFactors(*map(float, point)))
+
+
+def penalties(points: Sequence[Sequence[float]]) -> Floats:
+    """Of factors how far they are from 1: 1 for each at the end of its grid."""
+    ends = np.log([grid[-1] for grid in GRIDS])
+    return np.sum((np.log(np.array(points)) / ends) ** 2, axis=1)
+
+
+def fitted(medians: Floats, away: Floats) -> int:
+    """The point that errors [sources points] choose, whose factors are `away` from 1."""
+    return least(medians, away, strength(medians, away))
+
+
+def least(medians: Floats, away: Floats, strength: float) -> int:
+    """The point of the least mean error and penalty; that of no factors where nothing else may be."""
+    if strength == inf or not len(medians):
+        return int(np.argmin(away))
+    return int(np.argmin(medians.mean(axis=0) + strength * away))
+
+
+def strength(medians: Floats, away: Floats) -> float:
+    """The strongest penalty whose points suit the sources that had no say in them as well as any."""
+    count = len(medians)
+    if count < FEWEST:
+        return inf
+    unseen = np.array(
+        [
+            [medians[i, least(np.delete(medians, i, axis=0), away, each)] for i in range(count)]
+            for each in STRENGTHS
+        ]
+    )
+    means = unseen.mean(axis=1)
+    best = int(np.argmin(means))
+    limit = means[best] + unseen[best].std(ddof=1) / sqrt(count)
+    return max(each for each, error in zip(STRENGTHS, means, strict=True) if error <= limit)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...cost_model.explain.confidence import CLOSE, RANGE
+from ...cost_model.explain.confidence import CLOSE, step_range
 from ...ir.plan.plan import Plan
 from ...ir.text.units import seconds
 
@@ -16,8 +16,9 @@ def range_line(plan: Plan) -> str:
     others = ("no other layout lies" if not close else "1 other lies") + " within"
     if len(close) > 1:
         others = f"{len(close)} others lie within"
+    low, high = map(seconds, step_range(step))
     return (
-        f"  range     {seconds(step / RANGE)} to {seconds(step * RANGE)} in four of five cases; "
+        f"  range     {low} to {high} in four of five cases; "
         f"{others} {CLOSE - 1:.0%}, where order is not known"
         + (f": {close[0].name} ×{close[0].micro_batches} first" if close else "")
     )

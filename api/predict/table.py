@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from ...cost_model.explain.confidence import RANGE
+from ...cost_model.explain.confidence import step_range
 from ...ir.errors import FileError, PlaitError
 from ...ir.files.reading import naming
 from .architecture import is_latent, read_architecture
@@ -19,7 +19,7 @@ from .run import Row, is_known_framework, read_run
 
 class RowPrediction(msgspec.Struct, frozen=True):
     """One line of the result; None where the run cannot be modelled, and a `note` that says why, or what
-    was taken where the row says nothing. Low and high lie a factor of `RANGE` away.
+    was taken where the row says nothing. Four of five runs lie between low and high.
 
     `predicted_peak_mem_gb` (1e9 bytes) is the peak of what the row's `mem_kind` measures: the whole
     device for `nvidia-smi`, an allocator's blocks for `reserved`, else tensors; `fits` counts all.
@@ -43,7 +43,7 @@ def predict_row(row: Row, predictor: Predictor) -> RowPrediction:
         run = predictor.predict(architecture, described)
     except PlaitError as error:
         return RowPrediction(name, note=str(error))
-    low, high = (run.step_seconds / RANGE, run.step_seconds * RANGE)
+    low, high = step_range(run.step_seconds)
     note = f"engine {described.engine}"
     if not is_known_framework(row):
         note += f", the nearest to {row.get('framework', '') or 'no framework'}, which is not known"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from msgspec.structs import replace
 
 from ....cost_model.explain.by_kind import exposed_step_seconds
-from ....cost_model.explain.confidence import RANGE
+from ....cost_model.explain.confidence import step_range
 from ....cost_model.explain.step_terms import step_term
 from ....cost_model.operators.operator_cost import Pricer
 from ....ir.analysis.bound_sharding import bind
@@ -79,9 +79,10 @@ def _verdict(plan: Plan) -> str:
     if spare < 0:
         fits = f"Does not fit: {size(-spare)} ({share:.1f} %) over the budget of stage {number}."
     binding = ", ".join(f"{name} {100 * t / step:.0f} %" for name, t in binding_terms(plan))
+    low, high = map(seconds, step_range(step))
     return (
-        f"{fits} A step takes {seconds(step)}, between {seconds(step / RANGE)} and "
-        f"{seconds(step * RANGE)} in four of five cases. Its largest terms: {binding}."
+        f"{fits} A step takes {seconds(step)}, between {low} and {high} in four of five cases. "
+        f"Its largest terms: {binding}."
     )
 
 
@@ -99,7 +100,7 @@ def _tiles(plan: Plan, fullest: int) -> tuple[tuple[str, str, str], ...]:
     micro = micro_batches(plan.micro_batches) + pipeline
     return (
         ("peak memory", gib(peak), f"{fits}: budget {gib(plan.memory_limit_of(fullest))}"),
-        ("step", seconds(step), f"{seconds(step / RANGE)} to {seconds(step * RANGE)}"),
+        ("step", seconds(step), " to ".join(map(seconds, step_range(step)))),
         ("throughput", *throughput(plan)),
         ("MFU", f"{100 * p.mfu:.1f} %", "of peak rate"),
         ("bubble", f"{100 * p.bubble:.1f} %", micro),
