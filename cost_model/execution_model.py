@@ -5,7 +5,7 @@ The defaults describe generated programs. Other frameworks are data, one TOML fi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -78,8 +78,13 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     products of an expert are padded to (0: none). `routing`: how tokens choose experts; of
     `rows_per_centroid` that are nearly equal one is sent to them. `chunks`: model
     chunks per pipeline stage (interleaved 1F1B).
-    `even_layers`: stages have equal layer counts instead of balanced times. `recompute_every`: every
-    n-th of the layers that may recompute does."""
+    `even_layers`: stages have equal layer counts instead of balanced times; `fills_stages`: each ends
+    behind the call with which it has more than its share of the products' flops. `recompute_every`:
+    every n-th of the layers that may recompute does. `keeps_gathered`: operands that were gathered along
+    an axis of operators stay for backward, which elsewhere gathers them again. `gathers_singly`: sharded
+    weights are gathered for one product, not for a call. `casts_weights`: weights are in full precision
+    alone, and those of fewer bytes are made where they are read. `all_reduces_shards`: where
+    ZeRO does not shard weights, gradients are summed everywhere before all but a part are dropped."""
 
     overlaps: tuple[Overlap, ...] = ()
     tensor_share: float = 1.0
@@ -122,7 +127,12 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     rows_per_centroid: int = 1
     chunks: int = 1
     even_layers: bool = False
+    fills_stages: bool = False
     recompute_every: int = 1
+    keeps_gathered: bool = False
+    gathers_singly: bool = False
+    casts_weights: bool = False
+    all_reduces_shards: bool = False
 
     @property
     def cast_traffic(self) -> float:
@@ -136,6 +146,11 @@ class ExecutionModel(msgspec.Struct, frozen=True):
             return self
         others = (o for o in self.overlaps if o not in ("gradients", "weights"))
         return msgspec.structs.replace(self, overlaps=tuple(others))
+
+    def scattering(self, sharded_kinds: Collection[str]) -> str:
+        """The collective that leaves every rank its part of summed gradients."""
+        whole = self.all_reduces_shards and "parameter" not in sharded_kinds
+        return "all_reduce" if whole else "reduce_scatter"
 
     def attention_slowdown(self, peak_flops: Mapping[str, float]) -> float:
         """Time of the attention kernel over that of the device's best. Devices with products of 8-bit

@@ -12,7 +12,15 @@ from typing import NamedTuple
 from ...cost_model.device_names import preset_of
 from ...cost_model.hardware import presets
 from .architecture import TASKS, config_columns, read_config
-from .run import Row, UnmodelledError, integer, number, parse_precision, parse_recompute
+from .run import (
+    Row,
+    UnmodelledError,
+    integer,
+    number,
+    parse_offload,
+    parse_precision,
+    parse_recompute,
+)
 
 
 class AssumedRow(NamedTuple):
@@ -50,13 +58,16 @@ def _device(row: Row) -> list[tuple[str, str, str]]:
 
 
 def _names(row: Row) -> list[tuple[str, str, str]]:
-    """Words for precisions, recomputation and tasks that are not known."""
+    """Words for precisions, recomputation, offload and tasks that are not known."""
     replaced: list[tuple[str, str, str]] = []
-    precision, recompute, task = (row.get(c) or "" for c in ("precision", "recompute", "task"))
+    columns = ("precision", "recompute", "task", "offload")
+    precision, recompute, task, offload = (row.get(c) or "" for c in columns)
     if not _reads(parse_precision, precision or "bf16"):
         replaced.append(("precision", "bf16", f"precision {precision!r} is not known: bf16"))
     if not _reads(parse_recompute, recompute):
         replaced.append(("recompute", "", f"recompute {recompute!r} is not known"))
+    if not _reads(parse_offload, offload):
+        replaced.append(("offload", "", f"offload {offload!r} is not known: none"))
     if task and task not in TASKS:
         replaced.append(("task", "", f"task {task!r} is not known: pretrain"))
     return replaced

@@ -10,6 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ...cost_model.execution_model import ExecutionModel, execution_model
+from ...cost_model.memory.offload import offloaded_cost
 from ...cost_model.operators.function_cost import FunctionCostTable
 from ...cost_model.scaled_cluster import ScaleFactors, scaled_cluster
 from ...ir.cached import cached_method
@@ -69,6 +70,9 @@ PRECISIONS = {
     "nvfp4": Precision("bfloat16", FP4, 8),  # rotated, rounded at random; a scale per tensor first
 }
 MIXED = Optimizer("adamw", 3, 4)  # two moments and the weights in full precision
+CASTING = Optimizer(
+    "adamw", 5, 2
+)  # as MIXED, but 16 bits of the weights are those that are counted
 FULL = Optimizer("adamw", 2, 4)
 
 
@@ -142,6 +146,8 @@ class RunPrices(FunctionPrices):
         if table is None:
             return None
         cost = table.costs.at(point.samples, self.tables.variant(name, point), SAMPLES)
+        if point.memory.on_host:
+            cost = offloaded_cost(cost, self.cluster.device)
         return CallPrice(cost, table.partial_gradient_bytes)
 
 
@@ -191,9 +197,9 @@ class Predictor:
         vocabulary = padded_vocabulary(architecture.vocabulary, run.layout.tensor)
         architecture = replace(architecture, fused_attention=not written, vocabulary=vocabulary)
         prices = self.prices(architecture, run, cluster, execution)
-        optimizer = FULL if run.precision == "fp32" else MIXED
-        pricer = CandidatePricer(prices, run.global_batch, optimizer)
+        pricer = CandidatePricer(prices, run.global_batch, optimizer_of(run, execution))
         memory = MEMORY_ACTIONS.get(run.recompute, KEEP)
+        memory = MemoryAction(memory.saved_percent, run.offload == "activations")
         candidate = pricer.candidate(
             replace(pricer.point(run.layout.strategy, run.micro_batches), memory=memory)
         )
@@ -313,4 +319,12 @@ def execution_model_of(run: RunConfig) -> ExecutionModel:
         cast_bytes=PRECISIONS[run.precision].cast_bytes,
         chunks=run.layout.chunks,
         recompute_every=2 if run.recompute == "half" else 1,
+        steps_on_host=run.offload == "optimizer",
     )
+
+
+def optimizer_of(run: RunConfig, execution: ExecutionModel) -> Optimizer:
+    """The optimizer of a run: Adam in full precision."""
+    mixed = CASTING if execution.casts_weights else MIXED
+    optimizer = FULL if run.precision == "fp32" else mixed
+    return replace(optimizer, on_host=execution.steps_on_host)

@@ -22,8 +22,13 @@ RECOMPUTE = {
     # modules whose recomputation takes next to no time
     "layernorm": "none", "moe": "none", "mla": "none", "mlp": "none",
 }
-# fmt: on
 COMPILED = ("torchtitan", "torchtitan-2024", "fsdp1")  # fsdp2 whose layers are compiled
+OFFLOADED = {  # what a row's words for what waits in host memory contain
+    "": "", "none": "", "no": "", "0": "", "false": "",
+    "optim": "optimizer",
+    "activation": "activations", "input": "activations", "checkpoint": "activations",
+}
+# fmt: on
 UNKNOWN = "unknown"  # what a row recomputes, where nothing is printed
 THIS_YEAR = 2026  # of rows that name none
 TORCHTITAN_YEAR = 2024  # when it was published; who sharded weights before that had FSDP
@@ -79,7 +84,9 @@ class Layout(msgspec.Struct, frozen=True):
 
 class RunConfig(msgspec.Struct, frozen=True):
     """A configuration: layout, batch, memory action, precision, and the machine it ran on.
-    `tensor_overlap`: whether collectives of tensor parallelism ran beside compute (None: not said)."""
+    `tensor_overlap`: whether collectives of tensor parallelism ran beside compute (None: not said).
+    `offload`: what waits in host memory: what forward saves (`activations`), the `optimizer` with its
+    states, or nothing."""
 
     layers: int
     layout: Layout
@@ -96,6 +103,7 @@ class RunConfig(msgspec.Struct, frozen=True):
     network_gbit_per_second: float
     tensor_overlap: bool | None = None
     routing: Routing = Routing()
+    offload: str = ""
 
     @property
     def micro_batches(self) -> int:
@@ -123,6 +131,7 @@ def read_run(row: Row) -> RunConfig:
         network_gbit_per_second=number(row, "inter_node_gbps_per_gpu", 0.0),
         tensor_overlap=flag(row, "tp_overlap", False) if row.get("tp_overlap") else None,
         routing=parse_routing(row.get("routing") or BALANCED),
+        offload=parse_offload(row.get("offload", "")),
     )
     if run.layout.strategy.devices != run.devices:
         raise UnmodelledError(
@@ -206,6 +215,17 @@ def parse_recompute(text: str) -> str:
     if text:
         raise UnmodelledError(f"recompute {text!r} is not known: {', '.join(RECOMPUTE)}")
     return UNKNOWN
+
+
+def parse_offload(text: str) -> str:
+    """`activations` (or their `inputs`, as checkpoints of layers), the `optimizer`, or nothing."""
+    lower = text.lower()
+    if lower in OFFLOADED:
+        return OFFLOADED[lower]
+    for part, meaning in OFFLOADED.items():
+        if meaning and part in lower:
+            return meaning
+    raise UnmodelledError(f"offload {text!r} is not known: activations, optimizer or none")
 
 
 def number(row: Row, column: str, default: float | None = None) -> float:

@@ -329,8 +329,8 @@ class BatchAxes:
         """Reduce-scatters of the gradients of one call, after its backward."""
         if "gradient" not in self.sharded_kinds:
             return ()
-        sent = self.sharded_bytes(amount) * self.gradient_scale
-        return (Exchange("gradients", "reduce_scatter", sent, self.shard_axes),)
+        kind, scale = self.execution.scattering(self.sharded_kinds), self.gradient_scale
+        return (Exchange("gradients", kind, self.sharded_bytes(amount) * scale, self.shard_axes),)
 
     def step_reductions(self, weights: StageBytes) -> Sequence[Exchange]:
         """Reductions of gradients once per step: over replica axes, over model axes along which
@@ -346,8 +346,8 @@ class BatchAxes:
             for axis in self.model_axes
         ]
         if "optimizer" in self.sharded_kinds and "gradient" not in self.sharded_kinds:
-            whole = weight_bytes * scale
-            exchanges += [Exchange("gradients", "reduce_scatter", whole, self.shard_axes, messages)]
+            whole, kind = weight_bytes * scale, self.execution.scattering(self.sharded_kinds)
+            exchanges += [Exchange("gradients", kind, whole, self.shard_axes, messages)]
         rest = self.replicated_bytes(weight_bytes) * scale
         exchanges.append(Exchange(None, "all_reduce", rest, self.remainder_axes))
         experts = [axis for axis in self.model_axes if ROLES[axis.role].experts]

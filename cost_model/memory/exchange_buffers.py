@@ -102,7 +102,8 @@ def call_buffers(axes: BatchAxes, point: PeakPoint, in_place: bool) -> CallBuffe
     flat buffers. What travels beside it is not counted."""
     weights, gathered = point.weight_bytes, "parameter" in axes.sharded_kinds
     if in_place:
-        return CallBuffers(point.call_bytes, 3 * weights * gathered, 0)
+        together = point.largest_weight_bytes if axes.execution.gathers_singly else weights
+        return CallBuffers(point.call_bytes, 3 * together * gathered, 0)
     sharded, largest = (axes.sharded_bytes(weights), axes.sharded_bytes(point.largest_weight_bytes))
     compressed = min(sharded, max(BUCKET_BYTES, largest))
     bucket = min(sharded, max(BUCKET_BYTES * axes.degree, largest))

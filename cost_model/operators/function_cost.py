@@ -298,12 +298,12 @@ class FunctionCostTable(SampledFunction):
         only they read."""
         unfused = [op for op in halves.backward if self.work(op) not in (*COMPILED, "view")]
         products = {self.roots[v] for op in unfused for v in op.operands()}
-        worth = set(saved)
+        worth, keeps = set(saved), self.pricer.execution.keeps_gathered
         for op in halves.forward:
             results = {r for r in op.results if r >= 0}
             sources = {self.roots[v] for v in op.operands()}
             fused = self.work(op) in COMPILED and not results & products
-            if op.target == ALL_GATHER and results & saved:
+            if op.target == ALL_GATHER and results & saved and not keeps:
                 worth = worth - results | sources
             elif sources <= saved and fused:
                 worth -= results

@@ -38,7 +38,7 @@ from .stage_cost import (
     stage_model_chunks,
 )
 from .stage_costs import StageAggregator
-from .stage_partition import even, partition
+from .stage_partition import behind_share, even, partition
 from .stage_pricer import StagePricer
 from .transfer_prices import TransferPrices
 
@@ -254,12 +254,15 @@ class CandidatePricer:
         self, prices: list[CallPrice], replica: ReplicaPoint
     ) -> tuple[int, ...] | None:
         """First call of every model chunk, then the number of calls; None with too few calls."""
-        if self.function_prices.execution.even_layers:
+        execution, bounds = self.function_prices.execution, None
+        if execution.even_layers:
             repeated = [c.function in self.call_prices.repeated for c in self.calls]
             bounds = even(repeated, replica.stages)
-        else:
-            seconds = self.call_prices.seconds(prices)
-            bounds = partition(seconds, replica.stages * replica.model_chunks)
+            return None if bounds is None else tuple(bounds)
+        chunks = replica.stages * replica.model_chunks
+        if execution.fills_stages:
+            bounds = behind_share([price.cost.forward.flops for price in prices], chunks)
+        bounds = bounds or partition(self.call_prices.seconds(prices), chunks)
         return None if bounds is None else tuple(bounds)
 
     def distinct_calls(self, prices: list[CallPrice]) -> list[int]:

@@ -25,6 +25,22 @@ def even(repeated: list[bool], stages: int) -> list[int] | None:
     ]
 
 
+def behind_share(costs: Sequence[float], stages: int) -> list[int] | None:
+    """Boundaries of stages that end behind the call with which the costs so far exceed their share;
+    the last stages have one call each where calls run out. None with fewer calls than stages.
+    """
+    prefix, count = list(accumulate(costs)), len(costs)
+    if stages > count:
+        return None
+    bounds = [0]
+    for i, cost in enumerate(prefix[:-1], 1):
+        if len(bounds) < stages and cost > prefix[-1] * len(bounds) / stages * (1 + ROUNDING):
+            bounds.append(i)
+    missing = stages - len(bounds)
+    latest = [min(b, count - missing - len(bounds) + i) for i, b in enumerate(bounds)]
+    return [*latest, *range(count - missing, count + 1)]
+
+
 def partition(seconds: Sequence[float], stages: int) -> list[int] | None:
     """Boundaries of contiguous stages that minimise the slowest stage's seconds, to 1e-4.
 

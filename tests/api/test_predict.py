@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from plait.api.cli import main
 from plait.api.predict.architecture import Architecture, read_architecture, usual_heads
+from plait.api.predict.assume import assume
 from plait.api.predict.deepen import deepen
 from plait.api.predict.predictor import (
     Predictor,
@@ -238,6 +239,16 @@ def test_selective_checkpointing_lies_between_none_and_full(predictor):
     )
     assert none.allocated_bytes > some.allocated_bytes > full.allocated_bytes
     assert none.step_seconds < some.step_seconds < full.step_seconds
+
+
+def test_what_waits_in_host_memory_is_not_on_the_device(predictor):
+    on_device, inputs, optimizer = (
+        dict(predict(predictor, recompute="full", offload=offload).stages[0].memory_terms)
+        for offload in ("none", "checkpoints", "optimizer")
+    )
+    assert on_device["activations"] > inputs["activations"] == 0
+    assert on_device["optimizer"] > optimizer["optimizer"] == 0
+    assert "offload 'disk' is not known" in assume({**ROW, "offload": "disk"}).notes[0]
 
 
 def test_a_row_says_whether_tensor_parallel_collectives_overlap(predictor):

@@ -34,6 +34,14 @@ def test_names_of_frameworks_pick_models_by_year() -> None:
     assert execution_model_of_framework("GPT-NeoX", 2023) == "neox-2023"
     assert execution_model_of_framework("GPT-NeoX", 2024) == "megatron-deepspeed"
     assert execution_model_of_framework("nanotron", 2025) == "nanotron"
+    assert execution_model_of_framework("nanotron", 2024) == "nanotron-2024"
     assert execution_model_of_framework("a framework of tomorrow", 2026) is None
     with pytest.raises(UsageError, match="torchtitan"):
         execution_model("none such")
+
+
+def test_gradients_are_summed_whole_where_weights_are() -> None:
+    deepspeed = execution_model("deepspeed")
+    assert deepspeed.scattering({"gradient", "optimizer"}) == "all_reduce"
+    assert deepspeed.scattering({"parameter", "gradient", "optimizer"}) == "reduce_scatter"
+    assert execution_model("fsdp2").scattering({"gradient"}) == "reduce_scatter"

@@ -7,7 +7,7 @@ from plait.ir.capture import trace
 from plait.ir.errors import InfeasibleError, UsageError
 from plait.ir.plan.verify import verify_plan
 from plait.planner import PlanOptions, plan
-from plait.planner.pricing.stage_partition import partition
+from plait.planner.pricing.stage_partition import behind_share, partition
 from plait.planner.question.options import SIMPLER_WITHIN
 from plait.planner.question.pins import pin_all
 from plait.tests import zoo
@@ -65,6 +65,9 @@ def test_tensor_parallel_layers_cut_their_weights(model):
 def test_stages_balance_their_slowest():
     assert partition([1.0, 1.0, 1.0, 1.0, 4.0], 2) == [0, 4, 5]
     assert partition([1.0], 2) is None
+    assert behind_share([0.0, *[1.0] * 24, 2.45], 8) == [0, 5, 8, 11, 15, 18, 21, 25, 26]
+    assert behind_share([5.0, 0.0, 0.0], 3) == [0, 1, 2, 3]
+    assert behind_share([1.0], 2) is None
 
 
 def test_what_no_strategy_splits_is_named(model):
