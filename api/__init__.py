@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..runtime.program import Program as Program
     from .elastic import open_program as open_program
     from .elastic import regroup as regroup
+    from .elastic import replan as replan
     from .named_cluster import Cluster as Cluster
     from .placement import place as place
     from .plans.engine_plans import export as export
@@ -67,6 +68,7 @@ _MODULES = {
     "place": "plait.api.placement",
     "plan": "plait.api.python",
     "regroup": "plait.api.elastic",
+    "replan": "plait.api.elastic",
     "simulate": "plait.api.workflow",
     "trace": "plait.api.python",
     "verify": "plait.api.workflow",
@@ -79,7 +81,7 @@ __all__ = [
     "MismatchError", "Model", "PlaitError", "Plan", "Program", "TraceError", "UsageError",
     "VerifyError", "apply", "compile", "diff", "explain", "export", "export_safetensors",
     "load_cluster", "load_model", "load_plan", "load_safetensors", "open_program", "parallelize",
-    "place", "plan", "regroup", "simulate", "trace", "verify",
+    "place", "plan", "regroup", "replan", "simulate", "trace", "verify",
 ]
 # fmt: on
 

@@ -107,15 +107,8 @@ def regroup(
     from ..runtime.checkpoint.live import live_state, load_live
     from ..runtime.launch.regroup import regroup as ranks_left
 
-    if program.reopen is None:
-        raise UsageError(
-            "ranks go on without others in programs of plait.parallelize and plait.open_program that "
-            "have a plan, and an optimizer that can be made again: give its class, or a factory"
-        )
-    live, reopen, pool = live_state(program), program.reopen, program.groups.pool
-    steps = program.steps
-    vars(program).clear()  # transfers of its last step would keep connections open
-    program.steps = steps  # of which its module's hooks ask
+    live, reopen, pool = live_state(program), _reopen_of(program), program.groups.pool
+    _end(program)
     again = reopen(ranks_left(pool))
     if load_live(again, live):
         return again
@@ -125,6 +118,51 @@ def regroup(
             + ("no checkpoint was named" if checkpoint is None else f"{checkpoint} holds none")
         )
     return again
+
+
+def replan(program: Program) -> Program:
+    """Train on with the module as it is now, on the same ranks: between steps its forward has changed
+    (a gate that grows sparse, another window of attention), and each of them calls this and goes on with
+    the program that it gets.
+
+    The module is traced and planned anew, with the options of `parallelize`. Parameters, buffers and the
+    optimizer's states move from memory to memory, and counts of steps and samples go on; for that moment
+    a rank has its part of them twice. `program.optimizer` is a new one: give it to a scheduler.
+
+    Raises UsageError as `regroup`, MismatchError in the middle of a step, with compressed messages, and
+    where other parameters are trained, or read, than before, TraceError and InfeasibleError as
+    `parallelize`; then the program trains on as it was.
+    """
+    from ..runtime.checkpoint.live import live_state, load_live
+
+    live = live_state(program)
+    again = _reopen_of(program)(range(program.groups.everyone.size))
+    if not load_live(again, live):
+        raise MismatchError(
+            "the ranks have not every parameter and state that the module needs now: it has others than "
+            "it was traced with, the program is in the middle of a step, or its plan compresses"
+        )
+    pool = program.groups.pool
+    _end(program)
+    pool.close()
+    return again
+
+
+def _reopen_of(program: Program) -> Callable[[Sequence[int]], Program]:
+    """What opens the program again on some of its ranks; raises UsageError where nothing can."""
+    if program.reopen is None:
+        raise UsageError(
+            "ranks go on under another plan in programs of plait.parallelize and plait.open_program "
+            "that have a plan, and an optimizer that can be made again: give its class, or a factory"
+        )
+    return program.reopen
+
+
+def _end(program: Program) -> None:
+    """Drop all that a program has: transfers of its last step would keep connections open."""
+    steps = program.steps
+    vars(program).clear()
+    program.steps = steps  # of which its module's hooks ask
 
 
 def read_plan(folder: Path, table: ProgramTable) -> Plan | None:

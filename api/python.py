@@ -209,8 +209,8 @@ def _opened(
     if (chosen := compiled.plan) is not None and not is_instance(run_time):
 
         def reopen(left: Sequence[int]) -> Program:
-            free = {name: option for name, option in options.items() if name != "pin"}
-            again = free if request.plans.first == "auto" else precisions(chosen)
+            pinned = options if len(left) == chosen.mesh.size else without_pins(options)
+            again = pinned if request.plans.first == "auto" else precisions(chosen)
             return _opened(request.on(devices_left(chosen, left)), optimizing, again, settings)
 
         program.reopen = reopen
@@ -228,6 +228,11 @@ def plan_for_all(model: Model, cluster: str | Cluster, **options: Any) -> Plan:
     if made.mesh.size == devices.devices:
         return made
     return plan(model, cluster=as_slowest_devices(devices), **options)
+
+
+def without_pins(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options for other devices: pins are for a number of them."""
+    return {name: option for name, option in options.items() if name != "pin"}
 
 
 def precisions(plan: ir.Plan) -> dict[str, Any]:

@@ -313,8 +313,9 @@ EXPERTS = (
             Figure(
                 quantity="phases of a gate",
                 unit="phases",
-                state="nothing",
-                conditions="one plan for all of training",
+                state="program",
+                conditions="plait.replan traces and plans the module anew between steps; parameters and "
+                "states move in memory, equal to one process. When a gate grows sparse is the user's",
             ),
         ),
     ),

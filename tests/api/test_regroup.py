@@ -1,4 +1,4 @@
-"""Ranks leave a run, and it goes on with those that are left: as one process with the same batches."""
+"""Ranks leave a run, or its module changes, and it goes on as one process with the same batches."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from plait.planner.question.pins import pin_all
 from plait.runtime.checkpoint.generations import Manifest, StoredTensor
 from plait.runtime.checkpoint.live import Offer, newest_whole
 from plait.runtime.launch.launch import LaunchError
-from plait.tests.api import regroup_worker
+from plait.tests.api import regroup_worker, replan_worker
 from plait.tests.codegen.device_groups import SHAPES, grouped_plan
 from plait.tests.ranks import launch
 
@@ -68,6 +68,16 @@ def test_what_is_lost_comes_from_the_checkpoint(tmp_path, model, strategy, leavi
         assert place.startswith("3@2:")  # the step after the checkpoint
     with pytest.raises(LaunchError, match="no checkpoint was named"):
         trained(tmp_path, model, strategy, leaving)
+
+
+@pytest.mark.long
+@pytest.mark.ranks
+@pytest.mark.parametrize("pin", ["zero3=2", "tp=2", "pp=2"])
+def test_a_gate_that_grows_sparse_between_steps_is_planned_anew(pin):
+    for printed in launch(2, [replan_worker.__file__, pin], timeout_seconds=120):
+        difference, *plans = printed.split()
+        assert float(difference) < 1e-9
+        assert plans == [pin, pin]
 
 
 def offer(steps: int, **boxes: tuple[int, int]) -> Offer:
