@@ -69,6 +69,7 @@ class Variant(NamedTuple):
     optimizer: str = "adamw"
     compress: str = "none"
     batch: int | None = None  # samples, where not the model's usual number
+    schedule: str = "auto"
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -188,6 +189,7 @@ def compiled(name: str, variants: Sequence[Variant], folder: Path) -> Iterator[t
             micro_batches=variant.micro_batches,
             memory_actions=(variant.memory,),
             compress=variant.compress,
+            schedule=variant.schedule,
             **optimizer_options(module, variant),
         )
         try:

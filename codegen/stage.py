@@ -8,6 +8,7 @@ from __future__ import annotations
 from ..ir.lowering.plan_layouts import PlanLayouts
 from ..ir.model.model import Model
 from ..ir.plan.plan import Plan
+from ..ir.plan.schedules.chunk_map import ChunkPlace
 from ..ir.text.units import micro_batches
 from .lower import LoweredFunction
 from .python_source import (
@@ -38,8 +39,10 @@ class StageCode:
         self.stage = plan.stages[number]
         self.modules: Modules = {(low.number, low.memory): low for low in lowered}
         self.model_chunks = [
-            ModelChunkCode(plan, model, layouts, self.modules, chunk, prefetches)
-            for chunk in plan.chunk_map.numbers(number)
+            ModelChunkCode(
+                plan, model, layouts, self.modules, ChunkPlace(number, chunk), prefetches
+            )
+            for chunk in range(plan.chunks_per_stage)
         ]
         self.batch_only_values, self.batch_only_calls = (
             layouts.batch_only_values(number),

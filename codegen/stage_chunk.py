@@ -15,6 +15,7 @@ from ..ir.model.model import Call, Model
 from ..ir.plan.memory_action import MemoryAction
 from ..ir.plan.plan import Layers, Plan
 from ..ir.plan.program import chunk_function
+from ..ir.plan.schedules.chunk_map import ChunkPlace
 from ..ir.plan.schedules.registry import splits_backward
 from .call_segment import CallSegment, WeightGatherCode
 from .lower import LoweredFunction
@@ -32,7 +33,7 @@ Modules = Mapping[tuple[int, MemoryAction], LoweredFunction]  # by sharding and 
 
 
 class ModelChunkCode:
-    """Writes `forward` and `backward` of model chunk `number`."""
+    """Writes `forward` and `backward` of the model chunk at a place."""
 
     def __init__(
         self,
@@ -40,11 +41,11 @@ class ModelChunkCode:
         model: Model,
         layouts: PlanLayouts,
         modules: Modules,
-        number: int,
+        place: ChunkPlace,
         prefetches: bool = True,
     ) -> None:
         self.plan, self.model, self.layouts, self.modules = plan, model, layouts, modules
-        self.chunk = plan.chunk_map.place(number).chunk
+        self.chunk, number = place.chunk, plan.chunk_map.number(*place)
         self.graph = layouts.graph
         self.calls_of_chunk = layouts.micro_batch_calls(number)
         self.segments = [

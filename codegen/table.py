@@ -191,7 +191,7 @@ def _state_tensors(
     for number, call in enumerate(model.calls):
         sharding = _sharding(plan, number)
         once = number in graph.batch_only
-        where = range(len(plan.stages)) if once else (plan.stage_of(number),)
+        where = range(len(plan.stages)) if once else plan.stages_of(number)
         for position, (name, item) in enumerate(graph.parameters(number)):
             here = _mesh(plan, number), _on_devices(sharding.boundary.inputs[position], sharding)
             if item.kind == "parameter" and lies.setdefault(name, here) != here:
@@ -335,7 +335,7 @@ def _output(name: str, plan: Plan, layouts: PlanLayouts) -> ProgramOutput:
         path = next(item.path for item in graph.model.inputs if item.name == name)
         return ProgramOutput(layout.type, layout.factors, layout.layout, path=path)
     everywhere = maker.call in graph.batch_only
-    stages = range(len(plan.stages)) if everywhere else (plan.stage_of(maker.call),)
+    stages = range(len(plan.stages)) if everywhere else plan.stages_of(maker.call)
     return ProgramOutput(
         layout.type, layout.factors, layout.layout, maker.call, maker.position, tuple(stages)
     )

@@ -156,6 +156,17 @@ def stale_gain(_: Path | None) -> float | None:
     return 100 * (at_once / late - 1) if late and at_once else None
 
 
+def both_directions_gain(_: Path | None) -> float | None:
+    """Percent faster than 1F1B where micro-batches enter the pipeline at either end."""
+    model, cluster = rescale(bert_large(), 64), load_cluster("4x1xh100")
+    seconds = []
+    for schedule in ("1f1b", "bidirectional"):
+        options = PlanOptions(pins=pin_all("pp=4"), micro_batches=8, schedule=schedule)
+        answer = galvatron_table.planned(model, cluster, options)
+        seconds.append(answer.prediction.step_seconds if answer else inf)
+    return 100 * (seconds[0] / seconds[1] - 1)
+
+
 @cache
 def gpt_of_experts() -> Model:
     """A small GPT, of whose layers each has 64 gated experts; a token goes to two."""

@@ -10,7 +10,7 @@ replicated rest the second.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import inf, prod
 
 from ...ir.compression.program import CompressionAlgorithm, CompressionProgram
@@ -28,6 +28,7 @@ from .collective import collective_seconds
 from .compressed_collective import FP32_BYTES, CompressedCost, price_optimizer, price_step
 from .exchange import CompressionSubject, Exchange, ExchangeEnds, ExchangeSeconds, GroupAxis
 from .exchange_ends import CallExchange, alone_seconds, bucket_messages
+from .step_exchanges import pair_reductions, row_gathers, stage_pairs
 
 Compression = Mapping[
     tuple[CompressionSubject, str], CompressionProgram
@@ -54,7 +55,7 @@ class BatchAxes:
         element of a parameter; `compressed_optimizer`: an optimizer with its own communication;
         `execution`: what ZeRO of the framework shards, over which ranks, and when."""
         self.cluster, self.gradient_scale, self.item = cluster, gradient_scale, item
-        self.execution, self.stages = execution, strategy.stages
+        self.execution, self.stages, self.pairs = execution, strategy.stages, stage_pairs(strategy)
         self.compression, self.compressed_optimizer = compression or {}, compressed_optimizer
         axes = [GroupAxis(r, n, strategy.stride(r)) for r, n in strategy.axes]
         sharding = [a for a in axes if ROLES[a.role].shards]
@@ -72,7 +73,7 @@ class BatchAxes:
             CompressedCost,
         ] = {}
         self.stage_cache: dict[
-            tuple[tuple[tuple[int, int], ...], int, int, int, tuple[int, ...], tuple[int, ...]],
+            tuple[tuple[tuple[int, int], ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]],
             ExchangeSeconds,
         ] = {}
         self.seconds_cache: dict[tuple[str, float, tuple[GroupAxis, ...]], float] = {}
@@ -157,16 +158,9 @@ class BatchAxes:
         """Seconds of all exchanges of a stage's weights (cached: most candidates share them)."""
         trained, partial = weights.trained_bytes, weights.partial_gradient_bytes
         partial_here = tuple(partial[axis.role] for axis in self.model_axes)
-        last = weights.last_call_weight_bytes
-        rows = weights.sparse_bytes, weights.row_bytes, weights.replica_bytes
-        key = (
-            weights.call_weight_bytes,
-            trained,
-            weights.small_tensor_bytes,
-            last,
-            partial_here,
-            rows,
-        )
+        amounts = trained, weights.small_tensor_bytes, weights.last_call_weight_bytes
+        rows = weights.sparse_bytes, weights.row_bytes, weights.replica_bytes, weights.shared_bytes
+        key = weights.call_weight_bytes, amounts, partial_here, rows
         if key not in self.stage_cache:
             small = weights.small_tensor_bytes / max(trained, 1)
             per_call = weights.call_weight_bytes
@@ -178,13 +172,15 @@ class BatchAxes:
                 self.seconds(exchanges, small)
                 for exchanges in (self.step_reductions(weights), self.update_gathers(weights))
             )
+            paired = self.seconds(self.pair_reductions(weights))
+            ends = self.exchange_ends(weights, gathers, scatters, (reduce - paired, update_gather))
             self.stage_cache[key] = ExchangeSeconds(
                 sum(n * seconds for n, seconds in gathers),
                 sum(n * seconds for n, seconds in gathers) - self.retained_seconds(weights, small),
                 sum(n * seconds for n, seconds in scatters),
                 reduce,
                 update_gather,
-                self.exchange_ends(weights, gathers, scatters, (reduce, update_gather)),
+                ends._replace(reduce=ends.reduce + paired),
             )
         return self.stage_cache[key]
 
@@ -353,15 +349,14 @@ class BatchAxes:
         experts = [axis for axis in self.model_axes if ROLES[axis.role].experts]
         sent = weights.replica_bytes * (1 + scale)
         exchanges.append(Exchange(None, "all_to_all", sent, experts if sent else []))
-        return [*exchanges, *self.row_gathers(weights.row_bytes)]
+        rows = row_gathers(weights.row_bytes, [*self.replica_axes, *self.shard_axes])
+        return [*exchanges, *self.pair_reductions(weights), *rows]
 
-    def row_gathers(self, row_bytes: int) -> Iterator[Exchange]:
-        """Gathers of the rows that a step reads of tables, axis by axis, to all ranks that read some."""
-        axes = [*self.replica_axes, *self.shard_axes] if row_bytes else []
-        remaining = prod(axis.size for axis in axes)
-        for axis in axes:
-            remaining //= axis.size
-            yield Exchange(None, "all_gather", row_bytes / remaining, [axis])
+    def pair_reductions(self, weights: StageBytes) -> Sequence[Exchange]:
+        """Sums of gradients that two stages have of the same weights, after all others."""
+        return pair_reductions(
+            weights, self.gradient_scale * self.local_fraction("optimizer"), self.pairs
+        )
 
     def update_gathers(self, weights: StageBytes) -> Sequence[Exchange]:
         """Gathers of updated weights from their owners, once per step."""

@@ -47,7 +47,7 @@ def overlap_terms(
     added = exposed_exchanges(sent, forward, backward, execution, axes.cluster)
     within = sent.gather_again + sent.scatter - added.backward
     before, calls, after, ahead, late = SAVINGS
-    times = plan.micro_batches
+    times = plan.passes
     sync = [
         *_terms(after, sent.reduce - added.reduce, 1),
         *_terms(ahead, sent.update_gather - added.update_gather, 1),

@@ -161,7 +161,7 @@ def _bubble_term(plan: Plan, stages: list[StageTerms], busiest: int, cluster: Cl
 
 def _simulated_bubble(plan: Plan, stages: list[StageTerms], busiest: int, cluster: Cluster) -> Term:
     """What the simulated pipeline takes beyond the busiest stage's own work, sends included."""
-    count = plan.micro_batches
+    count = plan.passes
     work = [
         StageWork(
             terms.forward.value / count,
@@ -173,7 +173,7 @@ def _simulated_bubble(plan: Plan, stages: list[StageTerms], busiest: int, cluste
     ]
     sends = [transfer.seconds for transfer in plan_transfers(plan, cluster)]
     shared = cluster.device.ranks_per_processor
-    pipeline = scheduled_seconds(plan.schedule, work, sends, count, shared)
+    pipeline = scheduled_seconds(plan.schedule, work, sends, plan.micro_batches, shared)
     waiting = amount("t_w", pipeline - stages[busiest].busy_seconds)
     name = f"waiting and sends, {schedule_text(plan.schedule, plan.chunks_per_stage)}"
     return total("bubble", [priced_term(name, waiting, SIMULATED)])
@@ -199,7 +199,7 @@ def _sends_term(plan: Plan, transfers: list[StageTransfer], cluster: Cluster) ->
 
 def stage_times(plan: Plan, stage: Stage, cluster: Cluster) -> StageTerms:
     """Every term of one stage."""
-    times, layers = plan.micro_batches, stage_layers(plan, stage)
+    times, layers = plan.passes, stage_layers(plan, stage)
     axes = [
         (share, axes_of(plan, share.strategy, share.bytes.item_bytes, cluster))
         for share in stage.bytes_by_strategy
@@ -266,7 +266,7 @@ def _saved_terms(
     for (share, along), parts in zip(axes, moved, strict=True):
         mine = [n for n, x in enumerate(layers) if plan.strategy_of(x) == share.strategy]
         seconds = [
-            (sum(terms[n].value for n in mine) + sum(t.value for t in part)) / plan.micro_batches
+            (sum(terms[n].value for n in mine) + sum(t.value for t in part)) / plan.passes
             for terms, part in zip(halves, parts, strict=True)
         ]
         yield overlap_terms(plan, share, along, seconds[0], seconds[1])
@@ -289,7 +289,7 @@ def stage_layers(plan: Plan, stage: Stage) -> list[Layers]:
 def layers_term(plan: Plan, layers: Layers, direction: str, cluster: Cluster) -> Term:
     """Forward or backward of equal layers over a step."""
     work: CallWork = getattr(layers, direction)
-    times = (layers.last - layers.first) * plan.micro_batches
+    times = (layers.last - layers.first) * plan.passes
     reductions = compressed_reductions(plan, plan.strategy_of(layers), cluster)
     return half_term(label(plan, layers), work, times, cluster, reductions, plan.engine)
 

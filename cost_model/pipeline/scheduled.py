@@ -62,7 +62,8 @@ def scheduled_seconds(
     stages = len(work)
     if ranks_per_processor > 1:
         alone, busy = _of_one_processor(work, ranks_per_processor)
-        return max(scheduled_seconds(schedule, alone, sends, micro_batches), micro_batches * busy)
+        least = passes(schedule, work, micro_batches) * busy
+        return max(scheduled_seconds(schedule, alone, sends, micro_batches), least)
     if micro_batches <= EXACT * stages:
         return _makespan_seconds(schedule, work, sends, micro_batches)
     most, fewer = EXACT * stages, (EXACT - 1) * stages
@@ -76,6 +77,11 @@ def _of_one_processor(work: Sequence[StageWork], ranks: float) -> tuple[list[Sta
     micro-batch that a processor is busy."""
     busy = sum(one.forward + one.backward for one in work) / len(work)
     return [one.slower(1 / ranks) for one in work], busy
+
+
+def passes(schedule: str, work: Sequence[StageWork], micro_batches: int) -> int:
+    """How many of the micro-batches run each chunk of a stage."""
+    return chunk_map(schedule, len(work), len(work[0].shares)).passes(micro_batches)
 
 
 def least_scheduled_seconds(
@@ -92,8 +98,11 @@ def least_scheduled_seconds(
     if ranks_per_processor > 1:
         alone, busy = _of_one_processor(work, ranks_per_processor)
         least = least_scheduled_seconds(schedule, alone, sends, micro_batches)
-        return max(least, micro_batches * busy * (1 - ROUNDING))
+        return max(least, passes(schedule, work, micro_batches) * busy * (1 - ROUNDING))
     placed = chunk_map(schedule, stages, chunks)
+    if placed.mirrored:  # either end begins at once
+        busiest = max(one.forward + one.backward for one in work)
+        return placed.passes(micro_batches) * busiest * (1 - ROUNDING)
     costs, kind = _costs(work, sends, placed), "I" if splits_backward(schedule) else "B"
     arrives, follows, least, reached = 0.0, 0.0, 0.0, set[int]()
     places = [placed.place(number) for number in range(placed.total)]
@@ -124,11 +133,11 @@ def _makespan_seconds(
 def _costs(
     work: Sequence[StageWork], sends: Sequence[float], placed: ChunkMap
 ) -> list[list[StageSeconds]]:
-    """Costs by stage and chunk; where chunks run there and back, so do their transfers."""
+    """Costs by stage and chunk; where chunks run either way, so do their transfers."""
     costs: list[list[StageSeconds]] = []
     for stage, one in enumerate(work):
         onward, back = sends[stage], sends[stage - 1]
-        directions = [(onward, back), (back, onward) if placed.folded else (onward, back)]
+        directions = [(onward, back), (back, onward) if placed.turned(1) else (onward, back)]
         costs.append(
             [one.chunk_seconds(chunk, *directions[chunk % 2]) for chunk in range(placed.chunks)]
         )

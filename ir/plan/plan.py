@@ -74,8 +74,8 @@ Span = tuple[Index, Index]  # calls [first, last)
 class Stage(msgspec.Struct, frozen=True):
     """A pipeline stage: its calls, and the predicted time and memory of one of its devices.
 
-    `model_chunks` are spans of calls, several where the schedule interleaves. Times are per
-    micro-batch over all chunks; `transfer_bytes` is what one chunk sends to the next stage, of which
+    `model_chunks` are spans of calls, several where the schedule interleaves. Times are of a
+    micro-batch in all chunks; `transfer_bytes` is what one chunk sends to the next stage, of which
     `compressible` may be compressed. `memory_terms` are (name, bytes) that add up to the peak;
     `bytes_by_strategy` the weights and activations behind them. `resharding_seconds`: between calls
     of different strategies, both directions. `host_bytes`: host memory per device.
@@ -285,9 +285,18 @@ class Plan(msgspec.Struct, frozen=True):
         """Number of model chunks on every stage."""
         return len(self.stages[0].model_chunks)
 
+    @property
+    def passes(self) -> int:
+        """How many of a step's micro-batches run each model chunk of a stage."""
+        return self.chunk_map.passes(self.micro_batches)
+
+    def stages_of(self, call: int) -> tuple[int, ...]:
+        """The numbers of the stages that run a call for some micro-batch."""
+        return tuple(s for s, stage in enumerate(self.stages) if stage.contains(call))
+
     def stage_of(self, call: int) -> int:
         """The number of the stage that runs a call; the first of several."""
-        return next(s for s, stage in enumerate(self.stages) if stage.contains(call))
+        return self.stages_of(call)[0]
 
     def stage_of_layers(self, layers: Layers) -> int:
         """The number of the stage that runs these layers."""
@@ -314,8 +323,8 @@ class Plan(msgspec.Struct, frozen=True):
         return memory_limit(self.cluster_of(stage), self.memory_limit_bytes)
 
     def micro_batches_of(self, stage: int) -> int:
-        """How many of a step's micro-batches a stage runs."""
-        return len(self.groups[stage].micro_batches) if self.groups else self.micro_batches
+        """How many of a step's micro-batches run each model chunk of a stage."""
+        return len(self.groups[stage].micro_batches) if self.groups else self.passes
 
     @property
     def fits(self) -> bool:

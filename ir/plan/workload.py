@@ -144,6 +144,7 @@ class StageBytes(msgspec.Struct, frozen=True):
     sparse_bytes            of `trained_bytes`, tables with gradients of the rows that are read
     row_bytes               of those that a whole step reads, with their numbers
     replica_bytes           beside `weight_bytes`, of replicas of experts
+    shared_bytes            of `trained_bytes`, weights that another stage trains as well
     """
 
     weight_bytes: Bytes
@@ -168,6 +169,7 @@ class StageBytes(msgspec.Struct, frozen=True):
     sparse_bytes: Bytes = 0
     row_bytes: Bytes = 0
     replica_bytes: Bytes = 0
+    shared_bytes: Bytes = 0
 
     @property
     def dense_bytes(self) -> int:

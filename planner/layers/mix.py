@@ -38,7 +38,7 @@ from ...cost_model.pipeline.closed_form import fill_drain_seconds
 from ...ir.plan.flat_shard import FULL, Fraction
 from ...ir.plan.memory_action import KEEP, MemoryAction
 from ...ir.plan.plan import Span
-from ...ir.plan.schedules.registry import splits_backward
+from ...ir.plan.schedules.registry import is_mirrored, splits_backward
 from ...ir.plan.workload import StageBytes
 from ..pricing.candidate_pricer import CandidatePricer
 from ..pricing.function_prices import CallPrice
@@ -65,11 +65,12 @@ Group = Sequence[Candidate]  # uniform candidates that split the devices alike
 
 def groups(candidates: Sequence[Candidate], by_strategy: bool = False) -> list[list[Candidate]]:
     """Uniform candidates grouped by how they split the devices, or by their whole strategy; the group
-    with the fastest member first. Members that a faster one undercuts in memory are left out.
+    with the fastest member first. Members that a faster one undercuts in memory are left out, and so
+    are those of schedules that have every layer on two stages, which must agree on it.
     """
     by_split: dict[object, list[Candidate]] = {}
     for candidate in candidates:
-        if len(candidate.decisions) > 1:
+        if len(candidate.decisions) > 1 or is_mirrored(candidate.schedule):
             continue
         split = candidate.assignment.first_point.replica._replace(memory=KEEP)
         key = (split, candidate.strategies[0] if by_strategy else None)

@@ -22,6 +22,7 @@ from ...cost_model.pipeline.scheduled import (
 )
 from ...ir.cached import cached_method
 from ...ir.plan.plan import Optimizer, Span, Stage
+from ...ir.plan.schedules.registry import chunk_map
 from ...ir.plan.strategy import Strategy
 from ..compression.collectives import CollectiveCompressor
 from ..question.candidate import Assignment, Candidate, ReplicaPoint, RunPoint
@@ -35,6 +36,7 @@ from .stage_cost import (
     StagePartition,
     StrategyCost,
     end_chunk_shares,
+    model_chunk_count,
     stage_model_chunks,
 )
 from .stage_costs import StageAggregator
@@ -184,7 +186,8 @@ class CandidatePricer:
         """The candidate whose stages take this load, and whose fullest device these bytes."""
         pipeline, busy = self.pipeline_seconds(assignment, load), load.busy_seconds
         step_seconds = pipeline + max(load.per_step_seconds)
-        ran = assignment.micro_batches * sum(busy)
+        placed = chunk_map(assignment.schedule, len(busy), assignment.model_chunks)
+        ran = placed.passes(assignment.micro_batches) * sum(busy)
         bubble = 1 - ran / (len(busy) * pipeline) if pipeline else 0.0
         return Candidate(assignment, bounds, step_seconds, bubble, peak_bytes)
 
@@ -236,7 +239,7 @@ class CandidatePricer:
             )
             if signature not in index_of:
                 index_of[signature] = len(index_of)
-                members = [i for first, last in spans for i in range(first, last)]
+                members = [i for first, last in sorted(spans) for i in range(first, last)]
                 saved.append(self.aggregator.saved_bytes(prices, spans))
                 cost = self.aggregator.cost(prices, spans, replica, members)
                 costs.append(cost.encoded(program))
@@ -259,7 +262,7 @@ class CandidatePricer:
             repeated = [c.function in self.call_prices.repeated for c in self.calls]
             bounds = even(repeated, replica.stages)
             return None if bounds is None else tuple(bounds)
-        chunks = replica.stages * replica.model_chunks
+        chunks = model_chunk_count(replica)
         if execution.fills_stages:
             bounds = behind_share([price.cost.forward.flops for price in prices], chunks)
         bounds = bounds or partition(self.call_prices.seconds(prices), chunks)
@@ -321,8 +324,8 @@ class CandidatePricer:
         prices = self.call_prices.for_assignment(assignment)
         if prices is None:
             return None
-        seconds, stages = self.call_prices.seconds(prices), assignment.decisions[0].strategy.stages
-        bounds = partition(seconds, stages * assignment.model_chunks)
+        seconds, replica = self.call_prices.seconds(prices), assignment.first_point.replica
+        bounds = partition(seconds, model_chunk_count(replica))
         return None if bounds is None else self.mixed(assignment, bounds)
 
     def mixed_stages(
@@ -368,7 +371,7 @@ class CandidatePricer:
         """Cost of a stage's calls of every strategy that has work for each micro-batch."""
         calls_of: dict[RunPoint, list[int]] = {}
         points: dict[Strategy, RunPoint] = {}
-        for (first, last), d in product(spans, assignment.decisions):
+        for (first, last), d in product(sorted(spans), assignment.decisions):
             point = points.setdefault(d.strategy, assignment.point(d))
             calls_of.setdefault(point, []).extend(range(max(first, d.first), min(last, d.last)))
         program = self.transfer_prices.program(assignment.first_point.replica)

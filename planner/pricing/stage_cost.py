@@ -14,9 +14,10 @@ from ...cost_model.memory.scheduled import ChunkBytes
 from ...cost_model.pipeline.closed_form import fractions
 from ...ir.compression.program import CompressionProgram
 from ...ir.plan.plan import Span
-from ...ir.plan.schedules.registry import chunk_map
+from ...ir.plan.schedules.registry import chunk_map, is_mirrored
 from ...ir.plan.strategy import Strategy
 from ...ir.plan.workload import CompressibleTransfer, StageBytes
+from ..question.candidate import ReplicaPoint
 
 
 class StageCost(msgspec.Struct, frozen=True):
@@ -130,9 +131,16 @@ def end_chunk_shares(
     )
 
 
+def model_chunk_count(replica: ReplicaPoint) -> int:
+    """Chunks that a model is partitioned into."""
+    return chunk_map(replica.schedule, replica.stages, replica.model_chunks).total
+
+
 def stage_model_chunks(
     bounds: Sequence[int], model_chunks: int, schedule: str
 ) -> list[tuple[Span, ...]]:
     """Call spans of the model chunks of every stage, `model_chunks` of them per stage."""
-    placed = chunk_map(schedule, (len(bounds) - 1) // model_chunks, model_chunks)
+    total = len(bounds) - 1
+    stages = total if is_mirrored(schedule) else total // model_chunks
+    placed = chunk_map(schedule, stages, model_chunks)
     return placed.deal(list(pairwise(bounds)))

@@ -17,6 +17,7 @@ from ...cost_model.operators.function_cost import FunctionCost
 from ...ir.lowering.cast import narrowest_item_bytes
 from ...ir.plan.plan import Span
 from ...ir.plan.program import SMALL_BYTES
+from ...ir.plan.schedules.registry import is_mirrored
 from ...ir.plan.workload import PeakPoint, StageBytes
 from ..question.candidate import ReplicaPoint
 from .boundary_transfers import BoundaryTransfers
@@ -161,6 +162,7 @@ class StageAggregator:
             sparse_bytes=weights.sparse,
             row_bytes=weights.rows,
             replica_bytes=weights.replicas,
+            shared_bytes=weights.trained if is_mirrored(replica.schedule) else 0,
         )
 
     def peak_points(

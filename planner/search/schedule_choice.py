@@ -7,11 +7,11 @@ from typing import NamedTuple, NoReturn
 
 from ...ir.errors import UsageError
 from ...ir.plan.memory_action import KEEP
-from ...ir.plan.schedules.registry import SCHEDULES, check_schedule
+from ...ir.plan.schedules.registry import SCHEDULES, check_schedule, chunk_map
 from ..question.candidate import Candidate
 from ..question.options import PlanOptions
 
-SEARCHED = ("interleaved", "zb-h1", "zbv", "v-half", "v-min")  # the others never beat these
+SEARCHED = ("interleaved", "zb-h1", "zbv", "v-half", "v-min")  # no other beats these on one copy
 FRUGAL = frozenset({"v-half", "v-min"})  # hold fewer micro-batches than 1F1B
 MOST_CHUNKS = 8  # per stage: bubbles shrink as their inverse, while sends and code grow with them
 
@@ -93,7 +93,7 @@ def chunk_counts(schedule: str, stages: int, micro_batches: int, most_stages: in
             check_schedule(schedule, stages, micro_batches, chunks)
         except UsageError:
             return
-        if stages * chunks <= most_stages and micro_batches >= stages:
+        if chunk_map(schedule, stages, chunks).total <= most_stages and micro_batches >= stages:
             yield chunks
 
 
@@ -109,8 +109,9 @@ def refuse(options: PlanOptions, candidates: Iterable[Candidate], most_stages: i
             raise UsageError(unable)
         if stages > 1:
             check_schedule(name, stages, candidate.micro_batches, chunks)
+            total = chunk_map(name, stages, chunks).total
             reason = (
-                f"{name} over {stages} stages takes {stages * chunks} model chunks with work and at "
+                f"{name} over {stages} stages takes {total} model chunks with work and at "
                 f"least {stages} micro-batches; the model has {most_stages} calls, the plan "
                 f"{candidate.micro_batches} micro-batches"
             )

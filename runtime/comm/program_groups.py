@@ -53,7 +53,7 @@ class MeshGroups:
     levels       per mesh, by role, where its rows travel level by level
     down, up     along the stages, forward and backward: two groups, because NCCL runs the transfers
                  of one pair in order
-    transfers    by kind of step: one group, or where chunks run there and back, one for each way
+    transfers    by kind of step: one group, or where chunks run either way, one for each
     tied         by the stages that share trainable tensors
     everyone     all ranks
     rank         this rank's number on the table's mesh
@@ -92,7 +92,7 @@ class MeshGroups:
         self.up = pool.group("stages, backward", replicas, channel=2)
         self.stage = self.down.index
         self.transfers = {"F": (self.down,), "B": (self.up,)}
-        if chunk_map(table.schedule, table.stages, table.chunks_per_stage).folded:
+        if chunk_map(table.schedule, table.stages, table.chunks_per_stage).turned(1):
             back = pool.group("stages, forward and back", replicas, channel=3)
             there = pool.group("stages, backward and there", replicas, channel=4)
             self.transfers = {"F": (self.down, back), "B": (self.up, there)}

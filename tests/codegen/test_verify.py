@@ -26,7 +26,7 @@ STRATEGIES = (
 # fmt: on
 EXPERTS = ("dp=4", "tp=4", "ep=4", "zero3=2,ep=2", "ep=2,tp=2,sp", "pp=2,ep=2", "ep=2,sp=2")
 INTERLEAVED = ("pp=2,dp=2", "pp=2,tp=2,sp recompute", "pp=2,zero3=2")
-SCHEDULES = ("gpipe", "zb-h1", "zbv", "v-half", "v-min", "dualpipev")
+SCHEDULES = ("gpipe", "bidirectional", "zbv", "v-half", "v-min", "dualpipev", "zb-h1")
 SCHEDULED = ("pp=2,dp=2", "pp=2,tp=2,sp recompute", "pp=2,zero3=2 split 2", "pp=2,zero2=2 offload")
 MIXED = (  # the rest of the model, then layers by number with their strategy and action
     ("dp=4", "[1-2]:dp=2,tp=2 recompute"),

@@ -1,6 +1,6 @@
-"""Which stage runs which model chunk: round the stages again and again, or there and back.
+"""Which stage runs which model chunk: round the stages, there and back, or from both ends.
 
-3 stages, 2 chunks each     looped   0 1 2 │ 0 1 2        folded   0 1 2 │ 2 1 0
+3 stages, 2 chunks each   looped 0 1 2 │ 3 4 5   folded 0 1 2 │ 5 4 3   mirrored 0 1 2 │ 2 1 0
 """
 
 from __future__ import annotations
@@ -23,26 +23,44 @@ class ChunkPlace(NamedTuple):
 
 class ChunkMap(NamedTuple):
     """The chunks of a model on its stages; `folded`: every other pass runs from the last stage to the
-    first, so that the values in between do not travel."""
+    first, so that the values in between do not travel; `mirrored`: every chunk is on two stages, odd
+    micro-batches go through the stages from the last to the first."""
 
     stages: int
     chunks: int = 1
     folded: bool = False
+    mirrored: bool = False
 
     @property
     def total(self) -> int:
-        """Model chunks of all stages."""
-        return self.stages * self.chunks
+        """Chunks of the model."""
+        return self.stages if self.mirrored else self.stages * self.chunks
+
+    def passes(self, micro_batches: int) -> int:
+        """How many of a step's micro-batches run each of the chunks of a stage."""
+        return micro_batches // self.chunks if self.mirrored else micro_batches
+
+    def runs(self, chunk: int, micro_batch: int) -> bool:
+        """Whether a micro-batch runs a chunk of a stage."""
+        return not self.mirrored or micro_batch % self.chunks == chunk
 
     def number(self, stage: int, chunk: int) -> int:
         """Place in the model of a chunk of a stage."""
-        back = self.folded and chunk % 2
-        return chunk * self.stages + (self.stages - 1 - stage if back else stage)
+        before = 0 if self.mirrored else chunk * self.stages
+        return before + (self.stages - 1 - stage if self.turned(chunk) else stage)
 
-    def place(self, number: int) -> ChunkPlace:
-        """Where a chunk of the model runs."""
-        chunk, at = divmod(number, self.stages)
-        return ChunkPlace(self.stages - 1 - at if self.folded and chunk % 2 else at, chunk)
+    def turned(self, chunk: int) -> bool:
+        """Whether a chunk of the stages runs from the last of them to the first."""
+        return (self.folded or self.mirrored) and chunk % 2 == 1
+
+    def place(self, number: int, direction: int = 0) -> ChunkPlace:
+        """Where a chunk of the model runs; of mirrored ones in the pipeline of a `direction`."""
+        chunk, at = (direction, number) if self.mirrored else divmod(number, self.stages)
+        return ChunkPlace(self.stages - 1 - at if self.turned(chunk) else at, chunk)
+
+    def places(self, number: int) -> list[ChunkPlace]:
+        """All stages that run a chunk of the model."""
+        return [self.place(number, n) for n in range(self.chunks if self.mirrored else 1)]
 
     def numbers(self, stage: int) -> list[int]:
         """Places in the model of all chunks of a stage."""
@@ -66,7 +84,7 @@ class ChunkMap(NamedTuple):
         number = self.number(stage, chunk) + offset
         if not 0 <= number < self.total:
             return None
-        place = self.place(number)
+        place = self.place(number, chunk)
         return place.stage, (kind, place.chunk, micro_batch)
 
     def sources(self, stage: int, step: ScheduleStep) -> Iterator[tuple[int, ScheduleStep]]:

@@ -10,6 +10,7 @@ from ...errors import UsageError
 from ...unknown_name import unknown_name
 from .chunk_map import ChunkMap, ScheduleRows, ScheduleStep
 from .interleave import as_rows, chunk_count, interleaved, peak_in_flight, rounds_of, zb_h1
+from .mirrored import DIRECTIONS, bidirectional, check_even
 from .table import ScheduleTable, gpipe, one_f_one_b, verify_no_deadlock
 from .v_shaped import CHUNKS, dualpipev, v_half, v_min, zbv
 
@@ -23,9 +24,10 @@ class ScheduleBuilder(Protocol):
 
 
 class Schedule(NamedTuple):
-    """A pipeline schedule. `chunks`: model chunks per stage, 0: any number; `folded`: see `ChunkMap`;
-    `splits`: backward runs in two parts, inputs and weights; `rounds`: micro-batches come in equal
-    rounds of at least as many as stages. `most`: (chunk, micro-batch) pairs that a stage may hold."""
+    """A pipeline schedule. `chunks`: model chunks per stage, 0: any number; `folded`, `mirrored`: see
+    `ChunkMap`; `splits`: backward runs in two parts, inputs and weights; `rounds`: micro-batches come
+    in equal rounds of at least as many as stages. `most`: (chunk, micro-batch) pairs that a stage may
+    hold."""
 
     build: ScheduleBuilder
     most: Peak
@@ -33,6 +35,7 @@ class Schedule(NamedTuple):
     folded: bool = False
     splits: bool = False
     rounds: bool = False
+    mirrored: bool = False
 
 
 def _plain(table: Callable[[int, int], ScheduleTable]) -> ScheduleBuilder:
@@ -61,6 +64,10 @@ def _one_each_and_one(stages: int, micro_batches: int, chunks: int) -> int:
     return chunks * stages + 1
 
 
+def _one_each_direction(stages: int, micro_batches: int, chunks: int) -> int:
+    return stages + 1
+
+
 def _half(stages: int, micro_batches: int, chunks: int) -> int:
     return stages + 2
 
@@ -78,6 +85,7 @@ SCHEDULES: dict[str, Schedule] = {
     "v-half": Schedule(v_half, _half, CHUNKS, folded=True, splits=True),
     "v-min": Schedule(v_min, _third, CHUNKS, folded=True, splits=True),
     "dualpipev": Schedule(dualpipev, _one_each_and_one, CHUNKS, folded=True, splits=True),
+    "bidirectional": Schedule(bidirectional, _one_each_direction, DIRECTIONS, mirrored=True),
 }
 
 
@@ -98,11 +106,24 @@ def check_schedule(name: str, stages: int, micro_batches: int, chunks: int) -> N
         rounds_of(stages, micro_batches)
     if schedule.build is dualpipev:
         dualpipev(stages, micro_batches, chunks)
+    if schedule.mirrored:
+        check_even(stages, micro_batches)
 
 
 def chunk_map(name: str, stages: int, chunks: int) -> ChunkMap:
     """Which stage runs which chunk under a schedule; unknown ones run round."""
-    return ChunkMap(stages, chunks, name in SCHEDULES and SCHEDULES[name].folded)
+    schedule = SCHEDULES.get(name)
+    return ChunkMap(
+        stages,
+        chunks,
+        schedule is not None and schedule.folded,
+        schedule is not None and schedule.mirrored,
+    )
+
+
+def is_mirrored(name: str) -> bool:
+    """Whether every model chunk is on two stages under a schedule."""
+    return name in SCHEDULES and SCHEDULES[name].mirrored
 
 
 def splits_backward(name: str) -> bool:
@@ -138,17 +159,20 @@ def verify_rows(rows: ScheduleRows, chunks: ChunkMap | None = None) -> None:
     if not micro_batches:
         raise UsageError("schedule: no stages or no micro-batches")
     for stage, row in enumerate(rows):
-        _complete(stage, row, chunks.chunks, micro_batches)
+        _complete(stage, row, chunks, micro_batches)
     verify_no_deadlock(rows, chunks.needs_of(rows))
 
 
-def _complete(stage: int, row: Sequence[ScheduleStep], chunks: int, micro_batches: int) -> None:
-    pairs = {(c, m) for c in range(chunks) for m in range(micro_batches)}
+def _complete(
+    stage: int, row: Sequence[ScheduleStep], chunks: ChunkMap, micro_batches: int
+) -> None:
+    numbers = range(micro_batches)
+    pairs = {(c, m) for c in range(chunks.chunks) for m in numbers if chunks.runs(c, m)}
     done = {kind: [(c, m) for k, c, m in row if k == kind] for kind in "FBIW"}
     parts = [done["F"], done["B"] + done["I"], done["B"] + done["W"]]
     known = sum(map(len, done.values())) == len(row)
     if not known or any(set(p) != pairs or len(p) != len(pairs) for p in parts):
         raise UsageError(
-            f"schedule: stage {stage} does not do each of {micro_batches} micro-batches of {chunks} "
-            "chunks forward and backward exactly once"
+            f"schedule: stage {stage} does not do each of {micro_batches} micro-batches of "
+            f"{chunks.chunks} chunks forward and backward exactly once"
         )

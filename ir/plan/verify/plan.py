@@ -70,6 +70,10 @@ def _verify_stages(plan: Plan) -> int:
         place = plan.chunk_map.place(i)
         where = f"$.stages[{place.stage}].model_chunks[{place.chunk}]"
         require(first == at and last > at, where, "pieces must follow on")
+        same = all(
+            plan.stages[s].model_chunks[c] == (first, last) for s, c in plan.chunk_map.places(i)
+        )
+        require(same, where, "other calls than on the other stage that runs them")
         at = last
     return at
 

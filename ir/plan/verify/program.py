@@ -23,7 +23,7 @@ from ..program import (
     ProgramTable,
     sealed,
 )
-from ..schedules.registry import check_schedule
+from ..schedules.registry import check_schedule, chunk_map
 from ..strategy import ROLES
 from .plan import MOST_DEVICES, MOST_STEPS
 
@@ -100,11 +100,11 @@ def _verify_schedule(table: ProgramTable) -> None:
     )
     if table.schedule == PLACED_SCHEDULE:
         return
-    chunks = table.stages * table.chunks_per_stage
+    chunks = chunk_map(table.schedule, table.stages, table.chunks_per_stage).total
     require(table.mesh.size % table.stages == 0, "$.stages", "must divide the ranks")
     staged = prod(a.size for a in table.meshes[0].axes if ROLES[a.name].stages)
     require(staged == table.stages, "$.stages", f"the mesh has {staged}")
-    steps = chunks * table.micro_batches
+    steps = table.stages * table.chunks_per_stage * table.micro_batches
     require(steps <= MOST_STEPS, "$.micro_batches", f"a schedule of {steps} forwards is too long")
     have = len(table.stage_transfers)
     require(have == chunks - 1, "$.stage_transfers", f"{have} between {chunks} model chunks")

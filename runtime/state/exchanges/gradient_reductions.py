@@ -1,7 +1,7 @@
 """Gradients from backward calls to the sums that the optimizer gets, over ranks and micro-batches.
 
     backward of a call   reduced over zero3 and zero2 beside the next call, then added up
-    end of the step      over stages that share a tensor, zero1 and the axes of partial sums
+    end of the step      over zero1, the axes of partial sums, and stages that share a tensor
 
 What is summed at the end of the step alone is added up in flat buckets, which are the memory of their
 collectives and begin to travel in backward (`gradient_buckets`).
@@ -16,12 +16,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ....ir.plan.program import LEAST_BUCKET_BYTES
 from ...comm import buckets
 from ...comm.buckets import Arrival, PlainTransport
 from ...comm.process_group import Group
 from ...comm.slicing import flatten
 from ..local_parameter import FlatShardGroups, LocalParameter, names_of, start_zero3_reduction
-from .gradient_buckets import GradientBuckets, divided
+from .gradient_buckets import GradientBuckets, divided, reduced_elements
 from .reduced import ReducedParameters
 from .row_gradients import RowGradients
 
@@ -151,11 +152,7 @@ class GradientReductions:
         scatter, total = self.step_groups(spec.mesh, spec.partial_axes)
         if scatter.size * total.size == 1 or parameter.sharding.partially_sharded:
             return False
-        if (
-            spec.sparse_gradient
-            or spec.stages in store.groups.tied
-            or store.groups.devices is not None
-        ):
+        if spec.sparse_gradient or store.groups.devices is not None:
             return False
         along = store.transports.transport(
             "gradients", spec.mesh, "+".join(spec.partial_axes), total
@@ -169,7 +166,6 @@ class GradientReductions:
         """Complete the sums; gives this rank's part of each, flat, or sparse by rows."""
         self.settle()
         yield from self.rows.complete()
-        self.sum_tied()
         totals = self.buckets.finish()
         ready = [p for p in self.store.trainable() if p.gradient is not None]
         self.sum_others(ready, totals)
@@ -193,6 +189,8 @@ class GradientReductions:
             reduced = transport.all_reduce([totals.pop(n) for n in names], names)
             totals.update(zip(names, reduced, strict=True))
             del reduced
+        self.sum_tied(totals)
+        ready = [p for p in store.trainable() if p.name in totals]
         for mesh, members in store.by_mesh(p for p in ready if p.sharding.partially_sharded):
             self.sum_remainders(store.flat_groups[mesh], [(p, totals[p.name]) for p in members])
 
@@ -210,23 +208,28 @@ class GradientReductions:
             for i, total in zip(members, totals, strict=True):
                 remainders[i].copy_(total)
 
-    def sum_tied(self) -> None:
-        """Sum the gradients of parameters that several stages share, one by one: each is there twice
-        while it is summed."""
+    def sum_tied(self, totals: Totals) -> None:
+        """Sum what several stages have of the gradients of one parameter, in place: large ones one by
+        one, small ones in copies."""
         for stages, group in self.store.groups.tied.items():
             if group.size == 1 or self.store.groups.stage not in stages:
                 continue
             tied = [p for p in self.store.trainable() if p.spec.stages == stages and p.spec.reached]
-            buckets_left = {storage_of(p) for p in tied if p.gradient is not None}
             for p in tied:
-                flats = [self.zeros(p) if p.gradient is None else p.pop_gradient()]
-                (p.gradient,) = buckets.all_reduce(group, flats)
-            there = [p for p in self.store.trainable() if p.gradient is not None]
-            leave_buckets([p for p in there if storage_of(p) in buckets_left])
+                if p.name not in totals:
+                    totals[p.name] = self.zeros(p)
+            parts = [totals[p.name] for p in tied]
+            for members in buckets.buckets(parts, LEAST_BUCKET_BYTES):
+                each = [parts[i] for i in members]
+                if len(each) == 1 and each[0].is_contiguous():
+                    group.all_reduce(each[0], in_place=True)
+                    continue
+                for part, total in zip(each, buckets.all_reduce(group, [*each]), strict=True):
+                    part.copy_(total)
 
     def zeros(self, parameter: LocalParameter) -> Tensor:
         return torch.zeros(
-            parameter.flat.numel() // parameter.sharding.degrees[1],
+            reduced_elements(parameter),
             dtype=self.store.summed_dtype(parameter),
             device=self.store.device,
         )
@@ -242,7 +245,7 @@ class GradientReductions:
 
 def leave_buckets(parameters: Sequence[LocalParameter]) -> None:
     """Copy these gradients out of buckets of which nothing reads the rest: it was added to an earlier
-    gradient, or summed over stages, as that of a tied weight is."""
+    gradient."""
     read = Counter[int]()
     for parameter in parameters:
         assert parameter.gradient is not None

@@ -6,10 +6,18 @@ from typing import Any
 
 import pytest
 
+from plait.cost_model.pipeline.simulate import simulate, simulate_rows, stage_seconds
 from plait.ir.errors import UsageError
 from plait.ir.plan.schedules.chunk_map import ChunkMap, ScheduleRows
 from plait.ir.plan.schedules.interleave import peak_in_flight
-from plait.ir.plan.schedules.registry import SCHEDULES, build_rows, chunk_map, verify_rows
+from plait.ir.plan.schedules.registry import (
+    SCHEDULES,
+    build_rows,
+    chunk_map,
+    is_mirrored,
+    verify_rows,
+)
+from plait.ir.plan.schedules.table import one_f_one_b
 
 V_SHAPED = [name for name, schedule in SCHEDULES.items() if schedule.folded]
 
@@ -19,6 +27,7 @@ def test_random_sizes_run_and_hold_what_they_say(name: str) -> None:
     rng = random.Random(0)
     for _ in range(25):
         stages, rounds = rng.randint(1, 8), rng.randint(2, 4)
+        stages *= 1 + is_mirrored(name)
         build_rows(name, stages, stages * rounds, SCHEDULES[name].chunks or rng.randint(1, 4))
 
 
@@ -33,6 +42,31 @@ def test_a_map_numbers_every_chunk_once(folded: bool) -> None:
     turn = chunks.neighbour(2, ("F", 0, 5), 1)
     assert turn == ((2, ("F", 1, 5)) if folded else (0, ("F", 1, 5)))
     assert chunks.neighbour(0, ("F", 0, 5), -1) is None
+
+
+def test_a_two_way_map_has_every_chunk_on_two_stages() -> None:
+    chunks = ChunkMap(4, 2, mirrored=True)
+    assert [chunks.numbers(stage) for stage in range(4)] == [[0, 3], [1, 2], [2, 1], [3, 0]]
+    assert all(chunks.number(*place) == n for n in range(4) for place in chunks.places(n))
+    names = [f"chunk {n}" for n in range(4)]
+    assert chunks.collect(chunks.deal(names)) == tuple(names)
+    assert chunks.neighbour(2, ("F", 1, 5), 1) == (1, ("F", 1, 5))
+    assert chunks.neighbour(0, ("F", 1, 5), 1) is None
+
+
+@pytest.mark.parametrize(("stages", "share"), [(2, 0.0), (4, 0.5), (8, 0.65)])
+def test_two_pipelines_wait_for_each_other_less_than_one(stages: int, share: float) -> None:
+    """Chimera's: half of 1F1B's bubbles with as many micro-batches in flight, and one more."""
+    rows, chunks = (
+        build_rows("bidirectional", stages, 2 * stages, 2),
+        ChunkMap(stages, 2, mirrored=True),
+    )
+    costs = [[stage_seconds(1.0, 2.0)] * 2] * stages
+    ended = simulate_rows(rows, costs, chunks).makespan_seconds
+    plain = simulate(one_f_one_b(stages, 2 * stages), [costs[0][0]] * stages).makespan_seconds
+    busy = 3.0 * 2 * stages
+    assert ended - busy <= share * (plain - busy)
+    assert max(peak_in_flight(rows, stage) for stage in range(stages)) == stages + 1
 
 
 @pytest.mark.parametrize(("stages", "micro"), [(2, 4), (4, 8), (4, 10), (8, 20)])
@@ -110,4 +144,7 @@ def test_what_a_schedule_cannot_have_is_refused() -> None:
         build_rows("dualpipev", 4, 6, 2)
     with pytest.raises(UsageError, match="zb-h2"):
         build_rows("zb-h2", 4, 8, 1)
+    for stages, micro_batches in ((3, 6), (4, 5)):
+        with pytest.raises(UsageError, match=r"an even number of (stages|micro-batches), not [35]"):
+            build_rows("bidirectional", stages, micro_batches, 2)
     assert [chunk_map(name, 2, 2).folded for name in V_SHAPED] == [True] * len(V_SHAPED)
