@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ...ir.plan.program import BUCKET_BYTES, BUCKETS_AHEAD, MAX_BUCKETS_IN_FLIGHT, step_bucket_bytes
@@ -97,11 +98,10 @@ def arriving_bytes(axes: BatchAxes, sent: int) -> int:
     return sent
 
 
-def call_buffers(axes: BatchAxes, point: PeakPoint, in_place: bool) -> CallBuffers:
-    """Peak bytes of a call's buffers at one point; `in_place`: weights and gradients live in
-    flat buffers. What travels beside it is not counted."""
+def call_buffers(axes: BatchAxes, point: PeakPoint, stage: StageBytes) -> CallBuffers:
+    """Peak bytes of a call's buffers at one point. What travels beside it is not counted."""
     weights, gathered = point.weight_bytes, "parameter" in axes.sharded_kinds
-    if in_place:
+    if axes.execution.contiguous_buffers:
         together = point.largest_weight_bytes if axes.execution.gathers_singly else weights
         return CallBuffers(point.call_bytes, 3 * together * gathered, 0)
     sharded, largest = (axes.sharded_bytes(weights), axes.sharded_bytes(point.largest_weight_bytes))
@@ -116,17 +116,18 @@ def call_buffers(axes: BatchAxes, point: PeakPoint, in_place: bool) -> CallBuffe
         if before - weights > point.call_bytes:
             return CallBuffers(0, before, 0)
         return CallBuffers(point.call_bytes, weights * gathered, 0)
-    return accumulation_buffers(axes, point)
+    return accumulation_buffers(axes, point, stage)
 
 
-def accumulation_buffers(axes: BatchAxes, point: PeakPoint) -> CallBuffers:
+def accumulation_buffers(axes: BatchAxes, point: PeakPoint, stage: StageBytes) -> CallBuffers:
     """Peak bytes of buffers while the gradients of a call are reduced and added up."""
     scale = axes.gradient_scale
     call_bytes = point.call_bytes + int(point.weight_bytes * (scale - 1))
     largest_bytes = int(point.largest_weight_bytes * scale)
     if "gradient" not in axes.sharded_kinds:
-        in_place = reduces_in_place(axes) and all_reduced_once(axes)
-        return CallBuffers(call_bytes, 0, 0 if in_place else largest_bytes)
+        if reduces_in_place(axes) and all_reduced_once(axes):
+            largest_bytes = min(largest_bytes, int(stage.tied_bytes * scale))
+        return CallBuffers(call_bytes, 0, largest_bytes)
     sharded = axes.sharded_bytes(int(point.weight_bytes * scale))
     largest = axes.sharded_bytes(largest_bytes)
     if axes.remainder_axes:
@@ -151,6 +152,10 @@ def bucket_gradient_bytes(
     complete, trained = point.complete_gradient_bytes, stage.summed_bytes
     begun = complete > 0 or point.phase == "accumulate"
     if scatters_in_step(axes) and micro_batches == 1:
+        if (
+            point.phase == "accumulate"
+        ):  # the last of a bucket, which leaves before the call has ended
+            complete = min(complete + point.weight_bytes, trained)
         return scattered_bytes(axes, complete, trained, largest) if begun else 0
     shared = bucketed_bytes(axes, stage)
     if not begun or axes.compression or "gradients" not in axes.execution.overlaps:
@@ -175,9 +180,9 @@ def all_reduced_once(axes: BatchAxes) -> bool:
 
 def reduces_in_place(axes: BatchAxes) -> bool:
     """Whether what is summed once per step is added up in flat buffers, in which it travels: neither
-    what is compressed, nor weights that are sharded in part, shared by stages or summed over groups."""
+    what is compressed, nor weights that are sharded in part or summed over groups; tied ones leave."""
     plain = not axes.compression and axes.compressed_optimizer is None
-    return plain and axes.execution.reduces_in_place and axes.is_full and axes.stages == 1
+    return plain and axes.execution.reduces_in_place and axes.is_full
 
 
 def step_bucket(axes: BatchAxes, trained: int) -> int:
@@ -219,11 +224,32 @@ def step_arrival_bytes(axes: BatchAxes, complete: int, trained: int, largest: in
 
 class UpdateGather(NamedTuple):
     """Buffer bytes while updated weights are gathered from their owners: what is on its way once the
-    optimizer has ended and beside calls of the next forward, and the most between calls, where a bucket
-    that has arrived is copied into its tensors."""
+    optimizer has ended, and the most between calls, where a bucket that has arrived is copied into its
+    tensors. `filled`: of the `trained` bytes of weights, those that travel at once; `together`: all are
+    one bucket."""
 
     travelling: int
     arriving: int
+    filled: int
+    trained: int
+    together: bool
+
+    def beside_calls(self, points: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        """The most (live bytes, bytes on their way) while calls of the next forward run, which wait for
+        what they read. `points`: live bytes and those of weights that are not read yet; between two of
+        them both change evenly."""
+        if self.together:
+            before = [live for live, unread in points if unread >= self.trained]
+            return (max(before), self.travelling) if before else (0, 0)
+        ends = [(live, min(unread, self.filled)) for live, unread in points]
+        kinks = [
+            (live + (later - live) * (unread - self.filled) // (unread - rest), self.filled)
+            for live, unread in points
+            for later, rest in points
+            if rest < self.filled < unread
+        ]
+        live, unread = max((*ends, *kinks), key=sum, default=(0, 0))
+        return live, self.travelling * unread // max(self.filled, 1)
 
 
 def update_gather_bytes(axes: BatchAxes, trained: int, largest: int) -> UpdateGather | None:
@@ -235,10 +261,14 @@ def update_gather_bytes(axes: BatchAxes, trained: int, largest: int) -> UpdateGa
     if axes.compression or "weights" not in axes.execution.overlaps:
         compressed = min(trained, BUCKET_BYTES)
         whole = trained + transfer_buffer_bytes(axes, "weights", trained, compressed, bucket)
-        return UpdateGather(whole, whole)
+        return UpdateGather(whole, whole, trained, trained, together=True)
     filled = min(trained, BUCKETS_AHEAD * max(bucket, largest))
     return UpdateGather(
-        filled + filled // axes.degree, filled + bucket + (filled - bucket) // axes.degree
+        filled + filled // axes.degree,
+        filled + bucket + (filled - bucket) // axes.degree,
+        filled,
+        trained,
+        together=bucket == trained,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from math import ceil, prod
 from typing import Generic, NamedTuple
 
@@ -29,9 +30,7 @@ from .exchange_buffers import (
 from .host_states import host_bytes, states_on_device
 from .in_flight import InFlight
 
-COMPRESSED_OPTIMIZER_VECTORS = (
-    9  # peak flat vectors while a compressed optimizer steps (counted in runs)
-)
+COMPRESSED_OPTIMIZER_VECTORS = 9  # peak flat vectors while one steps (counted in runs)
 MARGIN = 0.03  # of the other terms: allocator rounding and fragmentation (assumed)
 
 
@@ -248,7 +247,7 @@ def while_calls_run(
     """Bytes at every point while calls run."""
     batch, sent = batch_bytes(stage, in_flight), transfer_buffer_bytes(stage, execution, in_flight)
     in_place = execution.contiguous_buffers
-    buffers = [call_buffers(axes, point, in_place) for point in stage.peak_points]
+    buffers = [call_buffers(axes, point, stage) for point in stage.peak_points]
     all_gradients = gradient_bytes(stage, axes, execution, stage.summed_bytes)
     largest = min(stage.largest_weight_bytes, stage.summed_bytes)
     for case in in_flight.cases():
@@ -291,12 +290,11 @@ def while_optimizer_steps(
     bucket = min(gradients, max(BUCKET_BYTES, summed_largest))
     if not scatters_in_step(axes):
         reducing = 0
-        if not reduces_in_place(axes) or stage.row_bytes:
+        if not reduces_in_place(axes) or stage.row_bytes or stage.tied_bytes:
             shared = bucketed_bytes(axes, stage) // stage.item_bytes * summed_item
             reducing = reduce_buffer_bytes(axes, min(bucket, shared), summed, summed_largest)
-        if axes.stages > 1:  # a weight that several of them share
-            reducing = max(reducing, gradient_bytes(stage, axes, execution, largest))
-        yield PeakBytes(batch, gradients, 0, 0, reducing)
+        tied = gradient_bytes(stage, axes, execution, min(stage.tied_bytes, largest))
+        yield PeakBytes(batch, gradients, 0, 0, max(reducing, tied))
     elif in_flight.micro_batches == 1:
         amounts = stage.summed_bytes, stage.summed_bytes, largest
         last = gradient_bytes(stage, axes, execution, scattered_bytes(axes, *amounts))
@@ -304,9 +302,10 @@ def while_optimizer_steps(
     else:
         arriving = step_arrival_bytes(axes, stage.summed_bytes, stage.summed_bytes, largest)
         yield PeakBytes(batch, gradients, 0, 0, arriving)
+    travel = partial(while_updates_travel, stage, axes, execution, in_flight)
     if execution.steps_on_host:  # to which gradients leave one by one
         yield PeakBytes(batch, gradients, 0, 0, biggest * (summed_item < stepped_item))
-        yield from while_updates_travel(stage, axes, execution, PeakBytes(batch, 0, 0, 0, 0))
+        yield from travel(PeakBytes(batch, 0, 0, 0, 0))
         return
     if summed_item < stepped_item:  # what was summed is widened one by one
         yield PeakBytes(batch, stepped, 0, 0, min(bucket, axes.local_bytes(summed, "optimizer")))
@@ -315,13 +314,17 @@ def while_optimizer_steps(
     if axes.compressed_optimizer is not None:
         working = COMPRESSED_OPTIMIZER_VECTORS * elements[0] * FP32_BYTES
     yield PeakBytes(batch, stepped, 0, working, 0)
-    yield from while_updates_travel(stage, axes, execution, PeakBytes(batch, stepped, 0, 0, 0))
+    yield from travel(PeakBytes(batch, stepped, 0, 0, 0))
 
 
 def while_updates_travel(
-    stage: StageBytes, axes: BatchAxes, execution: ExecutionModel, stepped: PeakBytes
+    stage: StageBytes,
+    axes: BatchAxes,
+    execution: ExecutionModel,
+    in_flight: InFlight,
+    stepped: PeakBytes,
 ) -> Iterator[PeakBytes]:
-    """Bytes while updated weights are gathered, beside what was there after the optimizer's step."""
+    """Bytes while updated weights are gathered, after the optimizer's step and in the next forward."""
     gather = update_gather_bytes(axes, stage.trained_bytes, stage.largest_weight_bytes)
     if gather is None:
         return
@@ -330,9 +333,11 @@ def while_updates_travel(
         rounded = axes.local_bytes(stage.trained_bytes, "optimizer")
     yield stepped._replace(communication=gather.travelling + rounded)
     if "weights" in execution.overlaps:
-        forward = (p for p in stage.peak_points if p.phase == "forward")
-        first = max((p.call_bytes + p.own_bytes for p in forward), default=0)
-        yield PeakBytes(stepped.batch, 0, 0, first, gather.travelling)
+        live, travelling = gather.beside_calls(stage.forward_points)
+        sent = transfer_buffer_bytes(stage, execution, in_flight) * (travelling > 0)
+        if in_flight.chunks > 1 and travelling:  # those of the last one may be on their way
+            live += max(waiting_bytes(stage, c) for c in in_flight.cases() if c.step == "F")
+        yield PeakBytes(stepped.batch, 0, live, 0, travelling + sent)
         yield PeakBytes(stepped.batch, 0, 0, 0, gather.arriving)
 
 

@@ -145,6 +145,9 @@ class StageBytes(msgspec.Struct, frozen=True):
     row_bytes               of those that a whole step reads, with their numbers
     replica_bytes           beside `weight_bytes`, of replicas of experts
     shared_bytes            of `trained_bytes`, weights that another stage trains as well
+    tied_bytes              of `trained_bytes`, tensors that other stages read: the shared and tied ones
+    forward_points          (live bytes while a call of a forward runs, trained bytes that it and those
+                            before it do not read); none that another exceeds in both
     """
 
     weight_bytes: Bytes
@@ -170,6 +173,8 @@ class StageBytes(msgspec.Struct, frozen=True):
     row_bytes: Bytes = 0
     replica_bytes: Bytes = 0
     shared_bytes: Bytes = 0
+    tied_bytes: Bytes = 0
+    forward_points: tuple[tuple[Bytes, Bytes], ...] = ()
 
     @property
     def dense_bytes(self) -> int:

@@ -47,20 +47,7 @@ def peak_points(
     `trained`: bytes of each call's weights that get gradients; `batch_only`: names of values that
     stay with the batch; `copies_hide`: whether copies to host memory overlap with other calls.
     """
-    count = len(calls)
-    saved, readable, gradients = ([0] * (count + 1) for _ in range(3))
-    for value in _values(calls, costs, batch_only):
-        _add_range(saved, value.saver, count, value.bytes)
-        last_position = (
-            count - 1 if value.born < 0 else value.last
-        )  # an earlier stage's values are live to the end
-        _add_range(readable, value.born + 1, min(last_position + 1, value.saver), value.bytes)
-        _add_range(gradients, max(value.born, 0), value.gradient_first, value.gradient)
-    for position, cost in enumerate(costs):
-        saved[position] += cost.saved_bytes
-    saved, readable, gradients = (
-        list(accumulate(deltas)) for deltas in (saved, readable, gradients)
-    )
+    saved, readable, gradients = _between_calls(calls, costs, batch_only)
     reduced_bytes = list(accumulate(reversed(trained), initial=0))[::-1]
     parted = [0 if cost.parts is None else cost.parts.saved_bytes for cost in costs]
     parted_before = list(accumulate(parted, initial=0))
@@ -87,6 +74,46 @@ def peak_points(
             ),
         )
     )
+
+
+def forward_points(
+    calls: Sequence[Call],
+    costs: Sequence[FunctionCost],
+    unread: Sequence[int],
+    batch_only: Set[str],
+    copies_hide: bool,
+) -> tuple[tuple[int, int], ...]:
+    """Live bytes while a call of a stage's forward runs, and bytes of weights that only later calls read
+    (`unread`, per call), without dominated ones."""
+    saved, readable, _ = _between_calls(calls, costs, batch_only)
+    points = [
+        (saved[at] + readable[at] + costs[at].forward.peak_bytes + copies.to_host, unread[at])
+        for at in _run_ends(costs)
+        for copies in (_host_copies(costs, at) if copies_hide else _HostCopies(0, 0),)
+    ]
+    return tuple(pareto(points, lambda point: (-point[0], -point[1])))
+
+
+def _between_calls(
+    calls: Sequence[Call], costs: Sequence[FunctionCost], batch_only: Set[str]
+) -> tuple[list[int], list[int], list[int]]:
+    """Bytes beside every call: saved by it and those before, of values that forward still reads, and of
+    gradients in backward."""
+    count = len(calls)
+    saved, readable, gradients = ([0] * (count + 1) for _ in range(3))
+    for value in _values(calls, costs, batch_only):
+        _add_range(saved, value.saver, count, value.bytes)
+        last_position = (
+            count - 1 if value.born < 0 else value.last
+        )  # an earlier stage's values are live to the end
+        _add_range(readable, value.born + 1, min(last_position + 1, value.saver), value.bytes)
+        _add_range(gradients, max(value.born, 0), value.gradient_first, value.gradient)
+    for position, cost in enumerate(costs):
+        saved[position] += cost.saved_bytes
+    saved, readable, gradients = (
+        list(accumulate(deltas)) for deltas in (saved, readable, gradients)
+    )
+    return saved, readable, gradients
 
 
 class _HostCopies(NamedTuple):

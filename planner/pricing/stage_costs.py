@@ -6,7 +6,8 @@ Parameters and values that several calls share are counted once.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -22,7 +23,7 @@ from ...ir.plan.workload import PeakPoint, StageBytes
 from ..question.candidate import ReplicaPoint
 from .boundary_transfers import BoundaryTransfers
 from .function_prices import CallPrice, FunctionPrices
-from .live_bytes import peak_points
+from .live_bytes import forward_points, peak_points
 from .stage_cost import StageCost
 
 
@@ -30,19 +31,22 @@ class WeightBytes(NamedTuple):
     """Bytes of the parameters of a stage's calls per device, shared ones counted once.
 
     `trained`: that the optimizer updates, `small_tensors` of them in small tensors;
-    `trained_per_call`: not shared between calls; `partial_gradients`: to all-reduce, by model axis;
-    `sparse`: of `trained`, tables with gradients of rows; `rows`: those that the global batch reads;
-    `replicas`: beside `all`, of experts.
+    `trained_per_call`: not shared between calls; `unread`: of `trained`, by call, what is read after it;
+    `partial_gradients`: to all-reduce, by model axis;
+    `sparse`: of `trained`, tables with gradients of rows; `rows`: those that the batch reads;
+    `replicas`: beside `all`, of experts; `tied`: of `trained`, read by other stages as well.
     """
 
     all: int
     trained: int
     small_tensors: int
     trained_per_call: list[int]
+    unread: list[int]
     partial_gradients: dict[str, int]
     sparse: int
     rows: int
     replicas: int
+    tied: int
 
 
 class BatchSliceBytes(NamedTuple):
@@ -83,8 +87,14 @@ class StageAggregator:
             / max(sum(parameter_bytes.values()), 1)
             for parameter_bytes in self.parameters
         ]
-        users = Counter(name for call in self.calls for name in set(call.parameters))
-        self.shares_parameters = [any(users[n] > 1 for n in call.parameters) for call in self.calls]
+        users: dict[str, list[int]] = {}
+        for i, call in enumerate(self.calls):
+            for name in dict.fromkeys(call.parameters):
+                users.setdefault(name, []).append(i)
+        self.shared_users = {name: at for name, at in users.items() if len(at) > 1}
+        self.shares_parameters = [
+            any(name in self.shared_users for name in call.parameters) for call in self.calls
+        ]
 
     def cost(
         self,
@@ -134,7 +144,8 @@ class StageAggregator:
         `transfers`: to the next stage and from the one before.
         """
         calls = [prices[i].cost for i in running]
-        weights, (leaving, entering) = self.weights(prices, running, replica), transfers
+        weights = self.weights(prices, running, replica, model_chunks)
+        leaving, entering = transfers
         batch_slices = self.batch_slice_bytes(running, calls, prices)
         return StageBytes(
             weight_bytes=weights.all,
@@ -163,6 +174,14 @@ class StageAggregator:
             row_bytes=weights.rows,
             replica_bytes=weights.replicas,
             shared_bytes=weights.trained if is_mirrored(replica.schedule) else 0,
+            tied_bytes=weights.trained if is_mirrored(replica.schedule) else weights.tied,
+            forward_points=forward_points(
+                [self.calls[i] for i in running],
+                calls,
+                weights.unread,
+                self.function_prices.values.batch_only_names,
+                self.function_prices.cluster.device.host_copies_hide,
+            ),
         )
 
     def peak_points(
@@ -189,7 +208,11 @@ class StageAggregator:
         return tuple(points)
 
     def weights(
-        self, prices: list[CallPrice], running: list[int], replica: ReplicaPoint
+        self,
+        prices: list[CallPrice],
+        running: list[int],
+        replica: ReplicaPoint,
+        model_chunks: tuple[Span, ...],
     ) -> WeightBytes:
         """Bytes of the parameters of these calls."""
         local = [prices[i].cost.state_tensor_bytes for i in running]
@@ -201,16 +224,38 @@ class StageAggregator:
             role: [prices[i].partial_gradient_bytes.get(role, 0) for i in running]
             for role, _ in replica.model_axes
         }
+        first_read = list(self.first_read_bytes(running, trained))
         sparse = [min(prices[i].sparse_bytes, n) for i, n in zip(running, trained, strict=True)]
         return WeightBytes(
             self.weight_bytes(running, local),
-            self.weight_bytes(running, trained),
+            sum(first_read),
             self.weight_bytes(running, small),
             [n - tables for n, tables in zip(trained, sparse, strict=True)],
+            list(accumulate(reversed(first_read[1:]), initial=0))[::-1],
             {role: self.weight_bytes(running, amounts) for role, amounts in partial.items()},
             self.weight_bytes(running, sparse),
             sum(prices[i].row_bytes for i in running),
             sum(prices[i].replica_bytes for i in running),
+            min(self.tied_bytes(running, trained, model_chunks), sum(first_read)),
+        )
+
+    def tied_bytes(
+        self, running: list[int], trained: list[int], model_chunks: tuple[Span, ...]
+    ) -> int:
+        """Of the bytes that these calls train, those of tensors that calls of other stages read."""
+        tied = {
+            name
+            for name, users in self.shared_users.items()
+            if not all(any(first <= i < end for first, end in model_chunks) for i in users)
+        }
+        if not tied:
+            return 0
+        shares = (
+            (sum(n for name, n in sizes.items() if name in tied), sum(sizes.values()))
+            for sizes in (self.parameters[i] for i in running)
+        )
+        return sum(
+            n * part // max(all_, 1) for n, (part, all_) in zip(trained, shares, strict=True)
         )
 
     def last_saved_bytes(self, prices: list[CallPrice], members: Sequence[int]) -> int:
@@ -284,8 +329,11 @@ class StageAggregator:
 
     def weight_bytes(self, calls: list[int], local_bytes: list[int]) -> int:
         """Sum of `local_bytes` of the parameters of these calls, shared parameters counted once."""
+        return sum(self.first_read_bytes(calls, local_bytes))
+
+    def first_read_bytes(self, calls: list[int], local_bytes: list[int]) -> Iterator[int]:
+        """Of the `local_bytes` that each of these calls reads, those that none before it does."""
         counted: set[str] = set()
-        total = 0
         for i, amount in zip(calls, local_bytes, strict=True):
             if self.shares_parameters[i]:
                 parameter_bytes = self.parameters[i]
@@ -294,5 +342,4 @@ class StageAggregator:
                 )
                 amount = amount * uncounted // max(sum(parameter_bytes.values()), 1)
                 counted.update(parameter_bytes)
-            total += amount
-        return total
+            yield amount

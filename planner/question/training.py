@@ -55,7 +55,11 @@ def training_of_plan(plan: Plan) -> dict[str, Any]:
         "expert_slots": plan.expert_slots,
         "optimizer_on": "host" if optimizer.on_host else "device",
     }
-    if optimizer.name not in OPTIMIZERS:
-        states = max(optimizer.states - _copies(optimizer.demand, master_weights), 0)
-        options["probed_optimizer"] = replace(optimizer, states=states)
+    states = max(optimizer.states - _copies(optimizer.demand, master_weights), 0)
+    probed = replace(
+        optimizer, states=states, state_bytes=0, master_weights=False, on_host=False
+    )  # the rest follows from the other options
+    named = optimizer.name in OPTIMIZERS
+    if not named or probed != named_optimizer(optimizer.name, optimizer.state_bytes):
+        options["probed_optimizer"] = probed
     return options

@@ -24,6 +24,7 @@ STRATEGIES = (
     "zero3=2@1/2",
     "tp=2",
     "pp=2",
+    "pp=2,zero1=2",
     "pp=2,zero2=2",
     "pp=2,zero3=2",
     "pp=2,tp=2",

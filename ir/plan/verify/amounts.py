@@ -41,13 +41,16 @@ def verify_stage_amounts(stage: Stage, where: str, strategies: Sequence[Strategy
         require(amounts.item_bytes > 0, f"{at}.bytes.item_bytes", "not above 0")
         parts = (("trained_bytes", "weight_bytes"), ("last_saved_bytes", "saved_bytes"))
         parts += (("small_tensor_bytes", "trained_bytes"), ("sparse_bytes", "trained_bytes"))
-        parts += (("shared_bytes", "trained_bytes"),)
+        parts += (("shared_bytes", "trained_bytes"), ("tied_bytes", "trained_bytes"))
         for part, whole in parts:
             fits = getattr(amounts, part) <= getattr(amounts, whole)
             require(fits, f"{at}.bytes.{part}", f"more than {whole}")
         calls = {0, *(size for size, _ in amounts.call_weight_bytes)}
         there = amounts.last_call_weight_bytes in calls
         require(there, f"{at}.bytes.last_call_weight_bytes", "not the weights of one of its calls")
+        unread = max((unread for _, unread in amounts.forward_points), default=0)
+        fits = unread <= amounts.trained_bytes
+        require(fits, f"{at}.bytes.forward_points", "more than trained_bytes are not read")
         partial = amounts.partial_gradient_bytes
         roles = {role for role, _ in share.strategy.model_axes}
         at_axes = f"{at}.bytes.partial_gradient_bytes"

@@ -8,6 +8,8 @@ import plait
 from plait.api.plans.optimizer_profile import optimizer_profile, run_time_optimizer
 from plait.ir.errors import UsageError
 from plait.ir.plan.plan import Optimizer
+from plait.planner.question.options import PlanOptions
+from plait.planner.question.training import optimizer_states, training_of_plan
 from plait.tests.runtime.state.recipes import ClippedAdamW, Lamb, groups_by_name
 
 
@@ -68,6 +70,10 @@ def test_plans_differ_by_what_the_optimizer_needs() -> None:
     }
     assert plan.optimizer == Optimizer("ClippedAdamW", 2, 4, "across tensors")
     assert "ClippedAdamW" in str(plan)
+    probed = Optimizer("adamw", 5, 0, step_vectors=7)  # a known name, otherwise unlike
+    plan = plait.plan(model, data, cluster="local:4", optimizer=probed)
+    again = PlanOptions(**training_of_plan(plan))
+    assert optimizer_states(again, 4) == plan.optimizer == Optimizer("adamw", 5, 4, step_vectors=7)
 
 
 def test_whole_tensors_are_in_the_memory_of_a_plan() -> None:
