@@ -155,11 +155,6 @@ def load_graph(data: bytes) -> PlacementGraph:
     return graph
 
 
-def dump_graph(graph: PlacementGraph) -> bytes:
-    """The bytes that `load_graph` reads."""
-    return msgspec.json.encode({"format": GRAPH_FORMAT, **msgspec.to_builtins(graph)}) + b"\n"
-
-
 def check_graph(graph: PlacementGraph) -> None:
     """Ids are distinct, edges join known operators, nothing depends on itself; else FileError."""
     place: dict[int, int] = {}

@@ -187,11 +187,6 @@ class StageBytes(msgspec.Struct, frozen=True):
         return self.dense_bytes + self.row_bytes
 
     @property
-    def largest_call_bytes(self) -> int:
-        """Weights of the call that has most."""
-        return max((amount for amount, _ in self.call_weight_bytes), default=0)
-
-    @property
     def largest_weight_bytes(self) -> int:
         """Bytes of the largest weight tensor."""
         return max((point.largest_weight_bytes for point in self.peak_points), default=0)

@@ -38,51 +38,6 @@ def gpipe(stages: int, micro_batches: int) -> ScheduleTable:
     return tuple(tuple(row) for _ in range(stages))
 
 
-def peak_in_flight(table: ScheduleTable, stage: int) -> int:
-    """Peak number of micro-batches whose activations a stage holds."""
-    count = peak = 0
-    for kind, _ in table[stage]:
-        count += 1 if kind == "F" else -1
-        peak = max(peak, count)
-    return peak
-
-
-def sender(slot: Slot, stage: int, stages: int) -> int | None:
-    """The stage that sends what this slot receives; None when it receives nothing."""
-    neighbour = stage - 1 if slot[0] == "F" else stage + 1
-    return neighbour if 0 <= neighbour < stages else None
-
-
-def dependencies(slot: Slot, stage: int, stages: int) -> Iterator[tuple[int, Slot]]:
-    """The (stage, slot) pairs that must end before this slot begins."""
-    kind, micro_batch = slot
-    neighbour = sender(slot, stage, stages)
-    if neighbour is not None:
-        yield neighbour, slot
-    if kind == "B":
-        yield stage, ("F", micro_batch)
-
-
-def verify_schedule(table: ScheduleTable) -> None:
-    """Raises UsageError unless the table can run: every stage does each forward and backward once,
-    neighbours send and receive in one order, and no stages wait for each other for ever."""
-    if not table or not table[0]:
-        raise UsageError("schedule: no stages or no micro-batches")
-    micro_batches = len(table[0]) // 2
-    expected = {(kind, i) for kind in "FB" for i in range(micro_batches)}
-    for stage, row in enumerate(table):
-        if set(row) != expected or len(row) != len(expected):
-            raise UsageError(
-                f"schedule: stage {stage} does not do each of {micro_batches} micro-batches "
-                "forward and backward exactly once"
-            )
-    for kind in "FB":
-        orders = {tuple(slot for slot in row if slot[0] == kind) for row in table}
-        if len(orders) > 1:
-            raise UsageError(f"schedule: stages do their {kind} slots in different orders")
-    verify_no_deadlock(table, lambda slot, stage: dependencies(slot, stage, len(table)))
-
-
 Done = TypeVar("Done", bound=tuple[object, ...])
 
 

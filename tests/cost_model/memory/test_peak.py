@@ -13,8 +13,9 @@ from plait.cost_model.memory.peak import between_calls, memory_terms
 from plait.cost_model.memory.scheduled import ChunkBytes, scheduled_in_flight, waiting_beside
 from plait.ir.errors import UsageError
 from plait.ir.plan.plan import Optimizer
+from plait.ir.plan.schedules.interleave import as_rows, peak_in_flight
 from plait.ir.plan.schedules.registry import SCHEDULES
-from plait.ir.plan.schedules.table import one_f_one_b, peak_in_flight
+from plait.ir.plan.schedules.table import one_f_one_b
 from plait.ir.plan.strategy import parse_strategy
 from plait.ir.plan.workload import PeakPoint, StageBytes
 
@@ -168,7 +169,7 @@ def test_updated_weights_may_be_the_peak():
 def test_waiting_micro_batches_are_the_schedules():
     for stages in (1, 3, 6):
         for micro_batches in (1, 4, 9):
-            table = one_f_one_b(stages, micro_batches)
+            table = as_rows(one_f_one_b(stages, micro_batches))
             for stage in range(stages):
                 after = stages - 1 - stage
                 found = micro_batches_in_flight(after, stages, micro_batches, 1)
