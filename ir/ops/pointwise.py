@@ -121,7 +121,8 @@ LOGIC = (
     "aten.isneginf.default", "aten.__and__.Tensor", "aten.__or__.Tensor", "aten.where.Scalar",
     "aten.bitwise_left_shift.Tensor_Scalar", "aten.bitwise_right_shift.Tensor_Scalar",
     "aten.bitwise_left_shift.Tensor", "aten.bitwise_right_shift.Tensor", "aten.isposinf.default",
-    "aten.isfinite.default", "aten.isreal.default",
+    "aten.isfinite.default", "aten.isreal.default", "aten.__lshift__.Scalar",
+    "aten.__lshift__.Tensor", "aten.__rshift__.Scalar", "aten.__rshift__.Tensor",
 )
 # fmt: on
 # The result has the shape of the first operand and takes no value from it.

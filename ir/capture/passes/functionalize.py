@@ -190,7 +190,7 @@ class _Reader:
     def use(self, argument: Any) -> Ref | None:
         if isinstance(argument, fx.Node):
             self.rebinding.read_deferred(argument)
-            self.rebinding.note_use(argument, self.custom)
+            self.rebinding.note_use(self.custom)
             return Ref(self.aliases.resolve(self.single(argument)))
         return None
 

@@ -37,15 +37,30 @@ class Regions:
         if not nodes:
             return {}
         mode = fake_mode_of(next(iter(nodes.values())).meta["val"])
-        values = tree_map(_value, (node.args, node.kwargs))
         autocast = torch.autocast("cpu", dtype=dtype, cache_enabled=False)
-        with mode, _Casts(nodes.keys()) as seen, torch.no_grad(), autocast:
-            node.target(*values[0], **values[1])  # type: ignore[operator]
-        return {nodes[key]: type_ for key, type_ in seen.types.items()}
+        with mode, torch.no_grad():
+            with autocast:
+                cast = _casts(node, {key: n.meta["val"] for key, n in nodes.items()})
+            # attention in half precision computes in single precision, with or without autocast
+            always = _casts(node, {key: n.meta["val"].to(dtype) for key, n in nodes.items()})
+        return {
+            n: cast[key]
+            for key, n in nodes.items()
+            if key in cast and (n.meta["val"].dtype != dtype or always.get(key) != cast[key])
+        }
 
 
-def _value(leaf: Any) -> Any:
-    return leaf.meta.get("val") if isinstance(leaf, fx.Node) else leaf
+def _casts(node: fx.Node, values: dict[int, torch.Tensor]) -> dict[int, torch.dtype]:
+    """To what an operator casts some of its operands, which have these values."""
+
+    def value(leaf: Any) -> Any:
+        recorded = leaf.meta.get("val") if isinstance(leaf, fx.Node) else leaf
+        return values.get(id(recorded), recorded)
+
+    args, kwargs = tree_map(value, (node.args, node.kwargs))
+    with _Casts(map(id, values.values())) as seen:
+        node.target(*args, **kwargs)  # type: ignore[operator]
+    return {key: seen.types[id(v)] for key, v in values.items() if id(v) in seen.types}
 
 
 def _is_float(value: Any) -> bool:

@@ -106,7 +106,9 @@ class Branches(TorchFunctionMode):
         if self.selections.among((args, kwargs)):
             return self.selections.call(name, func, args, kwargs)
         if name in PLACES and self.asks_places(name, args):
-            return self.selections.places_of(args[0], name == "where" or "as_tuple" in kwargs)
+            return self.selections.places_of(
+                args[0], name == "where" or kwargs.get("as_tuple", False)
+            )
         if name in ("__getitem__", WRITE):
             args = (args[0], spans(*args[:2]), *args[2:])
         if name == "__getitem__":

@@ -76,7 +76,16 @@ class Late(Net):
     def forward(self, x, y):
         h = self.hidden(x)
         used = self.head(h)
-        h.register_hook(lambda g: g * 2)  # late
+        h.register_hook(lambda g: g / (1 + g.norm()))  # late, and another that comes after it
+        h.register_hook(lambda g: g * 2 + 1)
+        return F.cross_entropy(used, y)
+
+
+class TooLate(Net):
+    def forward(self, x, y):
+        h = self.hidden(x)
+        used = self.head(h)
+        h.register_hook(lambda g: g * used.detach().mean())
         return F.cross_entropy(used, y)
 
 
@@ -179,8 +188,9 @@ def test_hooks_that_only_watch_are_refused() -> None:
     refused(model, batch(), "only watches", at=module_watch)
 
 
-def test_hooks_that_come_too_late_and_old_hooks() -> None:
-    refused(make(Late), batch(), "right after", at=Late.forward)
+def test_hooks_that_come_late_and_old_hooks() -> None:
+    agrees(make(Late), batch())
+    refused(make(TooLate), batch(), "right after", at=TooLate.forward)
     model = make(Net)
     model.encoder.layers[0].register_backward_hook(module_watch)
     refused(model, batch(), "register_full_backward_hook", at=module_watch)

@@ -114,9 +114,10 @@ def by_a_sparse_matrix(x):
 
 def experts_that_are_hit(x):
     hot, result = F.one_hot(x.detach().topk(2).indices, 6).permute(2, 1, 0), torch.zeros_like(x)
-    for number in torch.greater(hot.sum(dim=(-1, -2)), 0).nonzero():
+    for number in torch.greater(hot.sum(dim=(-1, -2)), 0).nonzero(as_tuple=False):
         slot, token = torch.where(hot[number[0]])
-        result[token] += x[None, token].reshape(-1, 6) * (number[0] + 1) * (slot[:, None] + 1)
+        rows = x[None, token].reshape(-1, 6) * (int(number.item()) + 1) * (slot[:, None] + 1)
+        result[token] += rows
     return result
 
 
