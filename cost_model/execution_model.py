@@ -84,7 +84,9 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     an axis of operators stay for backward, which elsewhere gathers them again. `gathers_singly`: sharded
     weights are gathered for one product, not for a call. `casts_weights`: weights are in full precision
     alone, and those of fewer bytes are made where they are read. `all_reduces_shards`: where
-    ZeRO does not shard weights, gradients are summed everywhere before all but a part are dropped."""
+    ZeRO does not shard weights, gradients are summed everywhere before all but a part are dropped.
+    `saves_quantised`: operands of products of fewer bits wait for backward as quantised;
+    `caches_quantised`: weights stay beside their quantised copies."""
 
     overlaps: tuple[Overlap, ...] = ()
     tensor_share: float = 1.0
@@ -133,6 +135,8 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     gathers_singly: bool = False
     casts_weights: bool = False
     all_reduces_shards: bool = False
+    saves_quantised: bool = False
+    caches_quantised: bool = False
 
     @property
     def cast_traffic(self) -> float:

@@ -40,6 +40,7 @@ FRAGMENTATION = (
 COMMUNICATOR_BYTES = 24 * 2 * int(9.2 * 2**20)
 MEMORY_ACTIONS = {"full": RECOMPUTE, "half": RECOMPUTE, "operators": MemoryAction(50)}
 RECOMPUTE_LADDER = ("none", "attention", "half", "full")  # what a run may do that says nothing
+WEIGHT_BYTES = 2  # of a weight beneath quantised products
 SAMPLES = 12  # of a trace: batches of 2 and of 3 give those of every other size
 
 
@@ -209,13 +210,15 @@ class Predictor:
             )
         stages = pricer.stages(candidate)
         fullest = max(stages, key=lambda s: s.peak_bytes)
-        allocated, communicators = tensor_bytes(fullest), communicator_bytes(run.layout)
+        cached = cached_weight_bytes(prices.model, execution, cluster.device, run.layout, fullest)
+        allocated, communicators = tensor_bytes(fullest) + cached, communicator_bytes(run.layout)
         libraries = dict(fullest.memory_terms)["runtime"] + communicators
         reserved = reserved_bytes(allocated, cluster.device.memory_bytes - libraries)
-        fits = candidate.peak_bytes + communicators <= cluster.device.memory_bytes
+        peak = candidate.peak_bytes + cached
+        fits = peak + communicators <= cluster.device.memory_bytes
         return PredictedRun(
             candidate.step_seconds,
-            candidate.peak_bytes,
+            peak,
             allocated,
             reserved,
             reserved + libraries,
@@ -302,6 +305,24 @@ def communicator_bytes(layout: Layout) -> int:
     """Bytes of NCCL's buffers: a communicator for every axis that communicates, and one for all."""
     axes = sum(size > 1 for _, size in layout.strategy.axes)
     return COMMUNICATOR_BYTES * (axes + 1) if axes else 0
+
+
+def cached_weight_bytes(
+    model: Model, execution: ExecutionModel, device: Device, layout: Layout, stage: Stage
+) -> int:
+    """Bytes of the quantised copies that layers' weights have beside themselves. Products of 8-bit
+    floats on devices without 4-bit ones take operands of one order, so either order is there."""
+    if not execution.caches_quantised or execution.matrix_dtype is None or layout.zero_stage == 3:
+        return 0
+    of_layers, others = 0, 0
+    for parameter in model.parameters:
+        inside = LAYERS in parameter.name
+        of_layers += parameter.type.elements * inside
+        others += parameter.type.elements * (not inside)
+    ends = others / (1 if layout.pipeline == 1 else 2)
+    share = of_layers / layout.pipeline / (of_layers / layout.pipeline + ends)
+    elements = dict(stage.memory_terms)["parameters"] / WEIGHT_BYTES * share
+    return round(elements * (1 if FP4 in device.peak_flops else 2))
 
 
 def execution_model_of(run: RunConfig) -> ExecutionModel:

@@ -3,6 +3,8 @@ tensor counted."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -12,7 +14,8 @@ from msgspec.structs import replace
 from ...ir.analysis.liveness import produced_values
 from ...ir.lowering.forward_backward import partition
 from ...ir.lowering.split_backward import split_backward
-from ...ir.model.model import Function, GraphHalves
+from ...ir.model.model import Function, GraphHalves, Op
+from ...ir.model.tensor import ITEM_BYTES
 from ...ir.plan.memory_action import Variant
 from ...ir.plan.workload import CallWork
 from ..communication.compressed_all_reduce import CompressedReductions
@@ -23,6 +26,7 @@ from .sampled_function import Floats, LinearAmounts, SampledFunction
 
 T = TypeVar("T")
 ALL_GATHER = "comm.all_gather"
+PACKED_BYTES = 0.5  # of an element of 4 bits, two of which are one of torch's
 
 
 class BoundaryBytes(NamedTuple, Generic[T]):
@@ -236,7 +240,7 @@ class FunctionCostTable(SampledFunction):
                 state_values | shared,
                 saved - shared,
             ),
-            self.saved_lines(saved, self.saved_by_kernels(small, large)),
+            self.saved_lines(saved, self.saved_by_kernels(small, large), small.backward),
         )
 
     def partitioned(self, local: Function, variant: Variant) -> GraphHalves:
@@ -277,15 +281,18 @@ class FunctionCostTable(SampledFunction):
             self.bytes_of([o.value for o in local.outputs]),
         )
 
-    def saved_lines(self, saved: set[int], by_kernels: LinearAmounts) -> SavedLines:
-        """Bytes of what forward saves for backward."""
+    def saved_lines(
+        self, saved: set[int], by_kernels: LinearAmounts, backward: Sequence[Op]
+    ) -> SavedLines:
+        """Bytes of what forward saves for `backward`."""
         local = self.local_functions[0]
         arguments = [i.value for i in local.activations()]
         results = [self.roots[o.value] for o in local.outputs]
         inside = sorted(saved & produced_values(local.forward_ops) - set(results))
         ends = [[v if v in saved else -1 for v in values] for values in (arguments, results)]
         ends[1] = [-1 if v in arguments or v in ends[1][:i] else v for i, v in enumerate(ends[1])]
-        values = self.bytes_of(inside)
+        values, shares = self.bytes_of(inside), self.quantised_shares(inside, backward)
+        values = LinearAmounts(shares * values.intercept, shares * values.slope)
         inner = LinearAmounts(
             np.append(values.intercept, by_kernels.intercept),
             np.append(values.slope, by_kernels.slope),
@@ -308,3 +315,30 @@ class FunctionCostTable(SampledFunction):
             elif sources <= saved and fused:
                 worth -= results
         return worth
+
+    def quantised_shares(self, values: Sequence[int], backward: Sequence[Op]) -> Floats:
+        """Bytes that saved values take, over those of their type: what products alone read is saved as
+        they read it, and what others read too is saved twice."""
+        execution, types = self.pricer.execution, self.local_functions[0].types
+        shares = np.ones(len(values))
+        if execution.matrix_dtype is None or not execution.saves_quantised:
+            return shares
+        works = self.backward_readers(backward)
+        for i, value in enumerate(values):
+            if "gemm" in works[value]:
+                part = ITEM_BYTES.get(execution.matrix_dtype, PACKED_BYTES)
+                part /= ITEM_BYTES[types[value].dtype]
+                shares[i] = part + (len(works[value]) > 1)
+        return shares
+
+    def backward_readers(self, backward: Sequence[Op]) -> defaultdict[int, set[str]]:
+        """The kinds of work that read a value in backward, as it is or gathered."""
+        works = defaultdict[int, set[str]](set)
+        for op in backward:
+            for value in op.operands():
+                works[self.roots[value]] |= {self.work(op)} - {"view", "move"}
+        for op in (*backward, *self.local_functions[0].forward_ops):
+            if op.target == ALL_GATHER:
+                (source, *_) = op.operands()
+                works[self.roots[source]] |= works[self.roots[op.results[0]]]
+        return works

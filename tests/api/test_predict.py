@@ -241,6 +241,19 @@ def test_selective_checkpointing_lies_between_none_and_full(predictor):
     assert none.step_seconds < some.step_seconds < full.step_seconds
 
 
+def test_operands_of_8_bits_wait_as_they_are_and_weights_twice(predictor):
+    row = {"gpu": "H100-SXM", "pp": 1, "dp": 16, "tp": 1, "zero_stage": 1, "year": 2025}
+    plain, recipe, cached = (
+        predict(predictor, **row, framework=framework, precision=precision)
+        for framework, precision in (("nemo", "bf16"), ("nemo", "fp8"), ("megatron", "fp8"))
+    )
+    saved = [dict(run.stages[0].memory_terms)["activations"] for run in (plain, recipe, cached)]
+    assert saved[0] > saved[1] == saved[2]
+    terms = sum(b for name, b in cached.stages[0].memory_terms if name not in ("runtime", "margin"))
+    assert cached.allocated_bytes > terms
+    assert recipe.allocated_bytes < plain.allocated_bytes
+
+
 def test_what_waits_in_host_memory_is_not_on_the_device(predictor):
     on_device, inputs, optimizer = (
         dict(predict(predictor, recompute="full", offload=offload).stages[0].memory_terms)
