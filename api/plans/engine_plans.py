@@ -32,6 +32,7 @@ from ...planner.interop.engine_layout import (
 )
 from ...planner.question.options import PlanOptions
 from ...planner.question.pins import Pin
+from ...planner.question.ranking import smallest
 from ...planner.question.training import training_of_plan
 from ...planner.search.driver import SearchSpace
 from ...planner.search.plan import no_plan
@@ -138,9 +139,7 @@ def priced_in(space: SearchSpace) -> Plan:
     space.run()
     if not space.candidates:
         raise no_plan(space)
-    fitting = space.fitting()
-    smallest = min(space.candidates, key=lambda c: (c.peak_bytes, c.step_seconds))
-    return assemble(space, min(fitting, key=space.sort_key) if fitting else smallest)
+    return assemble(space, space.best or smallest(space.candidates))
 
 
 def neighbours(layout: EngineLayout) -> Iterator[tuple[str, EngineLayout]]:

@@ -19,6 +19,7 @@ from ...ir.plan.plan import Plan
 from ...ir.text.units import gib, parse_memory
 from ...planner.question.candidate import Candidate
 from ...planner.question.pins import parse_pin
+from ...planner.question.ranking import smallest
 from ...planner.search import infeasible
 from ...planner.search.changes import (
     other_batch,
@@ -141,11 +142,11 @@ def settle_garbage() -> None:
 def fastest(space: SearchSpace) -> Candidate:
     """The candidate that a plan takes: of those that nothing tells from the fastest the simplest; raises
     the error that says why there is none, with the memory that would do."""
-    if space.fitting():
+    if space.best is not None:
         return simplest(space)
     if not space.candidates:
         raise no_plan(space)
-    least = min(space.candidates, key=lambda c: (c.peak_bytes, c.step_seconds))
+    least = smallest(space.candidates)
     needed, limit = least.peak_bytes, space.memory_limit_bytes
     enough, more = more_memory(least), percent_more(least, limit)
     raise InfeasibleError(

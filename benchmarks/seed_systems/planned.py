@@ -252,7 +252,7 @@ def most_layers(optimizer_on: str) -> int:
     while step:
         space = SearchSpace.create(_gpt_of(fits + step), load_cluster("8xa100-40"), options)
         space.run()
-        if space.fitting():
+        if space.best is not None:
             fits, step = fits + step, step if fits % (2 * step) else 2 * step
         else:
             step //= 2

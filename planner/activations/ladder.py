@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from ...ir.plan.memory_action import BASIC_ACTIONS, INPUTS, KEEP, OFFLOAD, MemoryAction
 from ..question.candidate import Candidate, RunPoint
 from ..question.deadline import Deadline
+from ..question.ranking import fitting
 
 TRIED = 24  # candidates tried, fastest first; while nothing fits, as many of the smallest
 PERCENTS = (75, 50, 25)  # of the saveable bytes, in actions between keep and recompute
@@ -40,15 +41,15 @@ def memory_saving_candidates(
     """Candidates under all other `allowed` actions, given those under the base actions.
 
     `memory_limit`: bytes per device; `can`: whether the engine has an action."""
-    best = min((c.step_seconds for c in candidates if c.peak_bytes <= memory_limit), default=inf)
+    best = next((c.step_seconds for c in fitting(candidates, memory_limit)), inf)
     base_action = base_actions(allowed)[0]
     tight = [
         c
         for c in candidates
-        if c.memory_text == str(base_action)
-        and c.peak_bytes > memory_limit
-        and c.step_seconds < best
+        if c.step_seconds < best
         and len(c.decisions) == 1
+        and c.decisions[0].memory == base_action
+        and c.peak_bytes > memory_limit
     ]
     tight.sort(key=lambda c: (c.step_seconds, c.peak_bytes, c.strategy_text, c.micro_batches))
     tried = tight[:TRIED]

@@ -171,9 +171,9 @@ class MixedSearch:
         space = SearchSpace.create(self.model, cluster, self.options, self.prices)
         space.deadline, space.watch = self.deadline, without_bound(self.watch)
         space.run()
-        if not space.fitting():
+        best = space.best
+        if best is None:
             return None
-        best = min(space.fitting(), key=space.sort_key)
         plan = assemble(space, best)
         return plan if cluster in self.parts else with_families(space, plan, best)
 

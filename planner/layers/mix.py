@@ -63,10 +63,13 @@ TRIES = 6  # trials, each with a limit corrected by the last one's real peak
 Group = Sequence[Candidate]  # uniform candidates that split the devices alike
 
 
-def groups(candidates: Sequence[Candidate], by_strategy: bool = False) -> list[list[Candidate]]:
+def groups(
+    candidates: Sequence[Candidate], limit_seconds: float = inf, by_strategy: bool = False
+) -> list[list[Candidate]]:
     """Uniform candidates grouped by how they split the devices, or by their whole strategy; the group
-    with the fastest member first. Members that a faster one undercuts in memory are left out, and so
-    are those of schedules that have every layer on two stages, which must agree on it.
+    with the fastest member first, none whose mixes all take `limit_seconds` or more. Members that a
+    faster one undercuts in memory are left out, and so are those of schedules that have every layer on
+    two stages, which must agree on it.
     """
     by_split: dict[object, list[Candidate]] = {}
     for candidate in candidates:
@@ -75,7 +78,7 @@ def groups(candidates: Sequence[Candidate], by_strategy: bool = False) -> list[l
         split = candidate.assignment.first_point.replica._replace(memory=KEEP)
         key = (split, candidate.strategies[0] if by_strategy else None)
         by_split.setdefault(key, []).append(candidate)
-    useful = [_undominated(group) for group in by_split.values()]
+    useful = [_undominated(g) for g in by_split.values() if fastest(g) < limit_seconds]
     return sorted((g for g in useful if len(g) > 1), key=fastest)
 
 

@@ -5,10 +5,10 @@ Step time: the 1F1B pipeline, then gradient synchronisation and the optimizer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 from math import inf
-from typing import NamedTuple
 
 from ...cost_model.communication.stage_transfer import TransferPayload
 from ...cost_model.memory.in_flight import undominated
@@ -16,7 +16,6 @@ from ...cost_model.memory.scheduled import ChunkBytes
 from ...cost_model.pipeline.closed_form import pipeline_seconds
 from ...cost_model.pipeline.scheduled import (
     CLOSED_FORMS,
-    StageWork,
     least_scheduled_seconds,
     scheduled_seconds,
 )
@@ -31,7 +30,7 @@ from .call_prices import CallPrices
 from .function_prices import CallPrice, FunctionPrices
 from .reshard_prices import ReshardPrices
 from .stage_cost import (
-    EndShares,
+    PipelineLoad,
     StageCost,
     StagePartition,
     StrategyCost,
@@ -43,34 +42,6 @@ from .stage_costs import StageAggregator
 from .stage_partition import behind_share, even, partition
 from .stage_pricer import StagePricer
 from .transfer_prices import TransferPrices
-
-
-class PipelineLoad(NamedTuple):
-    """What the stages of a pipeline take, one value per stage.
-
-    `busy_seconds`: per micro-batch, of them `forward_seconds` and `weights_seconds` in those parts;
-    `send_seconds`: to the next stage.
-    """
-
-    busy_seconds: Sequence[float]
-    send_seconds: Sequence[float]
-    end_shares: Sequence[EndShares]
-    per_step_seconds: Sequence[float]
-    weights_seconds: Sequence[float]
-    forward_seconds: Sequence[float]
-
-    def work(self, chunks: int) -> list[StageWork]:
-        """The same by part, with `chunks` model chunks per stage."""
-        return [
-            StageWork(forward, busy - forward, weights, shares[:chunks])
-            for forward, busy, weights, shares in zip(
-                self.forward_seconds,
-                self.busy_seconds,
-                self.weights_seconds,
-                self.end_shares,
-                strict=True,
-            )
-        ]
 
 
 class CandidatePricer:
@@ -114,7 +85,16 @@ class CandidatePricer:
         return None if partitioned is None else self.uniform_candidate(point, partitioned)
 
     def uniform_candidate(self, point: RunPoint, partitioned: StagePartition) -> Candidate:
-        """The candidate of a stage partition under one strategy.
+        """The candidate of a stage partition under one strategy."""
+        return self.assemble(
+            Assignment.uniform(point, len(self.calls)),
+            partitioned.bounds,
+            self.uniform_load(point, partitioned),
+            partial(self.uniform_peak_bytes, point, partitioned),
+        )
+
+    def uniform_peak_bytes(self, point: RunPoint, partitioned: StagePartition) -> int:
+        """Bytes of the fullest device of a stage partition under one strategy.
 
         Of equal stages the first has the most micro-batches in flight, where backward runs at once, so
         it alone is checked.
@@ -131,9 +111,7 @@ class CandidatePricer:
                 for stage in (equal[:1] if schedule in CLOSED_FORMS else equal)
             ):
                 peak_bytes = max(peak_bytes, pricer.memory([part], in_flight).peak_bytes)
-        load = self.uniform_load(point, partitioned)
-        assignment = Assignment.uniform(point, len(self.calls))
-        return self.assemble(assignment, partitioned.bounds, load, peak_bytes)
+        return peak_bytes
 
     def uniform_load(self, point: RunPoint, partitioned: StagePartition) -> PipelineLoad:
         """What the stages of a partition take under one strategy."""
@@ -170,26 +148,25 @@ class CandidatePricer:
         )
         return pipeline + max(load.per_step_seconds)
 
-    @cached_method
     def step_seconds(self, point: RunPoint) -> float:
-        """Step seconds of a point, without its memory; infinite where it has no candidate."""
-        partitioned = self.partition(point.replica)
-        if partitioned is None:
-            return inf
-        load = self.uniform_load(point, partitioned)
-        pipeline = self.pipeline_seconds(Assignment.uniform(point, len(self.calls)), load)
-        return pipeline + max(load.per_step_seconds)
+        """Step seconds of a point; infinite where it has no candidate."""
+        candidate = self.candidate(point)
+        return inf if candidate is None else candidate.step_seconds
 
     def assemble(
-        self, assignment: Assignment, bounds: tuple[int, ...], load: PipelineLoad, peak_bytes: int
+        self,
+        assignment: Assignment,
+        bounds: tuple[int, ...],
+        load: PipelineLoad,
+        measure_peak: Callable[[], int],
     ) -> Candidate:
-        """The candidate whose stages take this load, and whose fullest device these bytes."""
+        """The candidate whose stages take this load."""
         pipeline, busy = self.pipeline_seconds(assignment, load), load.busy_seconds
         step_seconds = pipeline + max(load.per_step_seconds)
         placed = chunk_map(assignment.schedule, len(busy), assignment.model_chunks)
         ran = placed.passes(assignment.micro_batches) * sum(busy)
         bubble = 1 - ran / (len(busy) * pipeline) if pipeline else 0.0
-        return Candidate(assignment, bounds, step_seconds, bubble, peak_bytes)
+        return Candidate(assignment, bounds, step_seconds, bubble, measure_peak)
 
     def pipeline_seconds(self, assignment: Assignment, load: PipelineLoad) -> float:
         """Seconds of all micro-batches of a step."""
@@ -311,7 +288,7 @@ class CandidatePricer:
             [s.forward_seconds for s in stages],
         )
         peak_bytes = max(s.peak_bytes for s in stages)
-        return self.assemble(assignment, tuple(bounds), load, peak_bytes)
+        return self.assemble(assignment, tuple(bounds), load, lambda: peak_bytes)
 
     def balanced(self, assignment: Assignment) -> Candidate | None:
         """The candidate of an assignment in balanced model chunks."""

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from ...cost_model.communication.stage_transfer import TransferPayload, coding_bytes, message_bytes
 from ...cost_model.memory.scheduled import ChunkBytes
 from ...cost_model.pipeline.closed_form import fractions
+from ...cost_model.pipeline.scheduled import StageWork
 from ...ir.compression.program import CompressionProgram
 from ...ir.plan.plan import Span
 from ...ir.plan.schedules.registry import chunk_map, is_mirrored
@@ -99,6 +100,34 @@ class EndShares(NamedTuple):
 
     first: float
     last: float
+
+
+class PipelineLoad(NamedTuple):
+    """What the stages of a pipeline take, one value per stage.
+
+    `busy_seconds`: per micro-batch, of them `forward_seconds` and `weights_seconds` in those parts;
+    `send_seconds`: to the next stage.
+    """
+
+    busy_seconds: Sequence[float]
+    send_seconds: Sequence[float]
+    end_shares: Sequence[EndShares]
+    per_step_seconds: Sequence[float]
+    weights_seconds: Sequence[float]
+    forward_seconds: Sequence[float]
+
+    def work(self, chunks: int) -> list[StageWork]:
+        """The same by part, with `chunks` model chunks per stage."""
+        return [
+            StageWork(forward, busy - forward, weights, shares[:chunks])
+            for forward, busy, weights, shares in zip(
+                self.forward_seconds,
+                self.busy_seconds,
+                self.weights_seconds,
+                self.end_shares,
+                strict=True,
+            )
+        ]
 
 
 class StagePartition(msgspec.Struct, frozen=True):

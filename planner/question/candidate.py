@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 import msgspec
@@ -144,18 +146,24 @@ class Assignment(msgspec.Struct, frozen=True):
         return next(d for d in self.decisions if d.first <= call < d.last)
 
 
-class Candidate(msgspec.Struct, frozen=True):
+class Candidate(msgspec.Struct, frozen=True, dict=True, eq=False):
     """An assignment with its predicted cost.
 
     `bounds`: first call of every model chunk, then the number of calls; `bubble`: idle fraction of
-    the pipeline; `peak_bytes`: of the fullest device.
+    the pipeline; `measure_peak`: works out the bytes of the fullest device, most of what a candidate
+    costs to price: many are too slow for it to matter.
     """
 
     assignment: Assignment
     bounds: tuple[int, ...]
     step_seconds: float
     bubble: float
-    peak_bytes: int
+    measure_peak: Callable[[], int]
+
+    @cached_property
+    def peak_bytes(self) -> int:
+        """Bytes of the fullest device."""
+        return self.measure_peak()
 
     @property
     def decisions(self) -> tuple[Decision, ...]:

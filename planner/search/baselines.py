@@ -20,6 +20,7 @@ from ...ir.errors import UsageError
 from ...ir.plan.plan import Plan
 from ...ir.plan.strategy import SEARCHED_ROLES, Strategy, parse_strategy
 from ...ir.unknown_name import unknown_name
+from ..question.ranking import smallest
 from .driver import SearchSpace
 from .engine_baselines import ENGINE_BASELINES, engine_strategies, model_chunks_of, parse_settings
 from .to_plan import assemble
@@ -117,6 +118,4 @@ def baseline_plan(space: SearchSpace, baseline: Baseline) -> Plan | None:
     ]
     if not unrestricted.candidates:
         return None
-    fitting = unrestricted.fitting()
-    smallest = min(unrestricted.candidates, key=lambda c: (c.peak_bytes, c.step_seconds))
-    return assemble(unrestricted, min(fitting, key=unrestricted.sort_key) if fitting else smallest)
+    return assemble(unrestricted, unrestricted.best or smallest(unrestricted.candidates))

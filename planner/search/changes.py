@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from math import inf
 
 from msgspec.structs import replace
 
@@ -24,6 +25,7 @@ from ...ir.plan.strategy import ROLES, SEQUENCE_FLAG, Strategy
 from ..pricing.candidate_pricer import CandidatePricer
 from ..question.candidate import Assignment, Candidate, Decision, RunPoint
 from ..question.pins import Pin, pin_per_call
+from ..question.ranking import ranked
 from .driver import SearchSpace
 
 MOST_STRATEGIES = 16  # of a job that are tried on another batch or number of nodes
@@ -37,7 +39,7 @@ def other_memory(space: SearchSpace, memory_bytes: int | None) -> SearchSpace:
     again, on the prices of layers that there are."""
     other = space.with_options(memory_bytes=memory_bytes)
     other.candidates = list(space.candidates)
-    if not other.fitting():
+    if other.best is None:
         other.run()
     return other
 
@@ -61,14 +63,14 @@ def other_cluster(space: SearchSpace, cluster: Cluster) -> SearchSpace | None:
     pricer = space.prices.moved(space.pricer, cluster)
     shares_prices = pricer.function_prices.tables is space.pricer.function_prices.tables
     other = _repriced(space, pricer, MOST_STRATEGIES if shares_prices else MOST_MOVED)
-    return other if other.fitting() else None
+    return None if other.best is None else other
 
 
 def other_model(space: SearchSpace, opened: SearchSpace) -> SearchSpace | None:
     """The strategies of a space on the model of another one, such as the same with longer samples; None
     where none of them fits there."""
     other = _repriced(space, opened.pricer, MOST_MOVED)
-    return other if other.fitting() else None
+    return None if other.best is None else other
 
 
 def searched_pin(space: SearchSpace, pin: Pin) -> SearchSpace:
@@ -87,11 +89,12 @@ def other_pin(space: SearchSpace, pin: Pin) -> SearchSpace | None:
     pinned = pin_per_call(pricer.model, (pin,))
     other = space.with_options(pins=(*space.options.pins, pin))
     if not price_pinned(other):
-        stages = (c for c in ranked(space) if c.strategies[0].stages == pin.strategy.stages)
+        order = ranked(space.candidates, space.memory_limit_bytes)
+        stages = (c for c in order if c.strategies[0].stages == pin.strategy.stages)
         chosen = islice(stages, MOST_PINNED)
         priced = (pricer.mixed(_with_pin(c, pinned), c.bounds) for c in chosen)
         other.candidates = [c for c in priced if c is not None]
-    return other if other.fitting() else None
+    return None if other.best is None else other
 
 
 def price_pinned(space: SearchSpace) -> bool:
@@ -104,12 +107,12 @@ def price_pinned(space: SearchSpace) -> bool:
         return False
     space.price_pinned()
     limit = space.memory_limit_bytes
-    fastest = min((c.step_seconds for c in space.fitting()), default=float("inf"))
-    tight = [c for c in space.candidates if c.peak_bytes > limit and c.step_seconds < fastest]
+    fastest = inf if space.best is None else space.best.step_seconds
+    tight = [c for c in space.candidates if c.step_seconds < fastest and c.peak_bytes > limit]
     tight.sort(key=lambda c: (c.step_seconds, c.micro_batches))
     filled = (_recomputed_in_few(space, c) for c in tight[:MOST_FILLED])
     space.candidates += [c for c in filled if c is not None]
-    return bool(space.fitting())
+    return space.best is not None
 
 
 def _recomputed_in_few(space: SearchSpace, candidate: Candidate) -> Candidate | None:
@@ -168,7 +171,7 @@ def _repriced(space: SearchSpace, pricer: CandidatePricer, most: int) -> SearchS
     devices, batch = pricer.cluster.devices, pricer.global_batch
     points = (
         point
-        for candidate in ranked(space)
+        for candidate in ranked(space.candidates, space.memory_limit_bytes)
         for decision in candidate.decisions
         for strategy in _for_devices(decision.strategy, devices)
         for point in _points(candidate, strategy, decision.memory, batch)
@@ -178,12 +181,6 @@ def _repriced(space: SearchSpace, pricer: CandidatePricer, most: int) -> SearchS
     chosen = islice(_distinct(points), most)
     other.candidates = [c for c in map(pricer.candidate, chosen) if c is not None]
     return other
-
-
-def ranked(space: SearchSpace) -> list[Candidate]:
-    """The candidates of a space that fit, then others, the fastest first."""
-    limit = space.memory_limit_bytes
-    return sorted(space.candidates, key=lambda c: (c.peak_bytes > limit, c.step_seconds))
 
 
 def _distinct(points: Iterable[RunPoint]) -> Iterator[RunPoint]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from math import inf, lcm
 from typing import Any
 
@@ -16,12 +17,13 @@ from ...ir.plan.strategy import ROLES, Strategy
 from ..activations.ladder import base_actions, memory_saving_candidates
 from ..compression.optimizers import allowed_roles
 from ..compression.optimizers import check_strategies as check_optimizer
-from ..layers.mix import LayerMix, fastest, groups
+from ..layers.mix import LayerMix, groups
 from ..pricing.candidate_pricer import CandidatePricer
 from ..question.candidate import Assignment, Candidate, Decision, RunPoint
 from ..question.deadline import Deadline, Watch, unwatched
 from ..question.options import PlanOptions
 from ..question.pins import check_pins, pin_per_call, pinned_decisions
+from ..question.ranking import fitting
 from ..question.strategy_space import ModelAxes, axis_families, divisors, strategies, with_experts
 from ..sharding.engine_styles import refusal
 from .price_cache import PriceCache
@@ -101,22 +103,10 @@ class SearchSpace:
             return SearchSpace(self.pricer, options, memory_limit_bytes, self.prices)
         return SearchSpace.create(self.pricer.model, cluster or self.cluster, options, self.prices)
 
-    def fitting(self) -> list[Candidate]:
-        """Candidates within the memory limit."""
-        return [c for c in self.candidates if c.peak_bytes <= self.memory_limit_bytes]
-
-    def sort_key(self, candidate: Candidate) -> tuple[object, ...]:
-        """Fitting candidates first, then faster ones; ties by less memory, then a fixed order."""
-        return (
-            candidate.peak_bytes > self.memory_limit_bytes,
-            candidate.step_seconds,
-            candidate.peak_bytes,
-            candidate.strategy_text,
-            candidate.micro_batches,
-            candidate.schedule,
-            candidate.model_chunks,
-            candidate.memory_text,
-        )
+    @property
+    def best(self) -> Candidate | None:
+        """The fastest candidate that fits."""
+        return next(fitting(self.candidates, self.memory_limit_bytes), None)
 
     def run(self) -> list[Candidate]:
         """Price the candidates of the space until all are priced, time is up, or Ctrl-C is pressed."""
@@ -165,64 +155,68 @@ class SearchSpace:
         if not names or self.options.model_chunks:
             return candidates
         added = [c for c in candidates if not demanded or c.strategies[0].stages == 1]
-        for trial in trials(candidates, names, self.able):
+        limit = (lambda: inf) if demanded else lambda: self.best_seconds
+        for trial in trials(candidates, names, self.able, limit):
             if self.deadline.passed():
                 break
-            if trial.least_seconds < self.best_seconds or demanded:
-                added += self.under(trial.candidates, trial.schedule, demanded)
+            added += self.under(trial.candidates, trial.schedule, demanded)
         return added
 
     def update_best(self, candidates: Sequence[Candidate]) -> float:
-        """Seconds of the fastest of these that fits; updates the best so far."""
-        fitting = (c.step_seconds for c in candidates if c.peak_bytes <= self.memory_limit_bytes)
-        fastest = min(fitting, default=inf)
-        if fastest < self.best_seconds:
-            self.watch(fastest, 0.0)
-        self.best_seconds = min(self.best_seconds, fastest)
-        return fastest
+        """Seconds of the fastest so far that fits, these candidates among them."""
+        faster = [c for c in candidates if c.step_seconds < self.best_seconds]
+        for candidate in islice(fitting(faster, self.memory_limit_bytes), 1):
+            self.best_seconds = candidate.step_seconds
+            self.watch(self.best_seconds, 0.0)
+        return self.best_seconds
 
     def able(self, candidate: Candidate, schedule: str) -> bool:
-        """Whether a schedule may make a candidate the fastest; if it is demanded, whether it can."""
-        if self.engine.schedule_refusal(candidate.strategies[0], schedule):
-            return False
-        return required(self.options) or suits(candidate, schedule, self.memory_limit_bytes)
+        """Whether the engine runs a candidate under a schedule."""
+        return not self.engine.schedule_refusal(candidate.strategies[0], schedule)
 
     def under(
         self, group: Sequence[Candidate], schedule: str, demanded: bool
     ) -> Iterator[Candidate]:
         """Candidates of one split under a schedule in all numbers of model chunks that may give the
         fastest."""
-        stages, count = group[0].strategies[0].stages, group[0].micro_batches
-        for chunks in reversed([*chunk_counts(schedule, stages, count, self.stages)]):
-            assignments = [
-                replace(c.assignment, model_chunks=chunks, schedule=schedule)
+        split = group[0].strategies[0].stages, group[0].micro_batches
+        for chunks in reversed([*chunk_counts(schedule, *split, self.stages)]):
+            fast = [
+                c
                 for c in group
                 if demanded or seconds_without_bubble(c, [schedule], chunks) < self.best_seconds
             ]
-            if not assignments:
+            if not fast:
                 return
-            for assignment in assignments if demanded else self.promising(assignments):
-                candidate = self.pricer.balanced(assignment)
-                if candidate is not None:
-                    self.update_best([candidate])
+            for candidate in fast if demanded else self.promising(fast, schedule, chunks):
+                assignment = replace(candidate.assignment, model_chunks=chunks, schedule=schedule)
+                scheduled = self.pricer.balanced(assignment)
+                if scheduled is not None:
+                    self.update_best([scheduled])
+                    yield scheduled
+
+    def promising(
+        self, group: Sequence[Candidate], schedule: str, chunks: int
+    ) -> Sequence[Candidate]:
+        """Candidates of one split that are worth a simulation under a schedule: all that suit it where
+        one beats the fastest that fits, as layers may be mixed from them, else those about as fast."""
+
+        def within(limit: float) -> Iterator[Candidate]:
+            for least_seconds, point, candidate in bounds:
+                if least_seconds < limit and suitable(candidate) and seconds(point) < limit:
                     yield candidate
 
-    def promising(self, assignments: Sequence[Assignment]) -> Sequence[Assignment]:
-        """Assignments of one split whose memory is worth knowing: all where one is faster than the
-        fastest that fits, since layers may be mixed from them, else those about as fast as that."""
-        if any(len(assignment.decisions) > 1 for assignment in assignments):
-            return assignments
+        def suitable(candidate: Candidate) -> bool:
+            return suits(candidate, schedule, self.memory_limit_bytes)
+
+        if any(len(candidate.decisions) > 1 for candidate in group):
+            return [*filter(suitable, group)]
         close = (CLOSE if self.slow_factor < inf else inf) * self.best_seconds
-
-        def within(limit: float) -> Iterator[Assignment]:
-            for least_seconds, assignment in bounds:
-                if least_seconds < limit and seconds(assignment.first_point) < limit:
-                    yield assignment
-
-        seconds = self.pricer.step_seconds
-        bounds = [(self.pricer.least_seconds(a.first_point), a) for a in assignments]
+        seconds, firsts = self.pricer.step_seconds, [c.assignment.first_point for c in group]
+        points = [replace(p, model_chunks=chunks, schedule=schedule) for p in firsts]
+        bounds = [*zip(map(self.pricer.least_seconds, points), points, group, strict=True)]
         faster = next(within(self.best_seconds), None)
-        return assignments if faster is not None else [*within(close)]
+        return [*(within(close) if faster is None else filter(suitable, group))]
 
     def add_memory_actions(self) -> None:
         """Add candidates with memory actions other than keep and recompute."""
@@ -243,8 +237,10 @@ class SearchSpace:
         fractions = self.options.fractions if self.engine.extras else ()
         mixes = [
             (mix.lower_bound(self.memory_limit_bytes), number, mix)
-            for number, group in enumerate(groups(candidates, self.engine.mixes == "memory"))
-            if fastest(group) < best_seconds and not self.deadline.passed()
+            for number, group in enumerate(
+                groups(candidates, best_seconds, self.engine.mixes == "memory")
+            )
+            if not self.deadline.passed()
             for mix in [LayerMix(self.pricer, group, fractions)]
         ]
         self.mix_lower_bound = min((lower_bound for lower_bound, *_ in mixes), default=inf)
@@ -380,7 +376,9 @@ class SearchSpace:
             self.candidates += candidates
         if required(self.options):
             self.candidates[first_new:] = self.add_schedules(self.candidates[first_new:])
-        self.seconds_by_axes[model_axes] = self.update_best(self.candidates[first_new:])
+        self.update_best(self.candidates[first_new:])
+        priced = fitting(self.candidates[first_new:], self.memory_limit_bytes)
+        self.seconds_by_axes[model_axes] = next((c.step_seconds for c in priced), inf)
         return self.seconds_by_axes[model_axes]
 
     def uniform_candidates(
@@ -394,7 +392,7 @@ class SearchSpace:
             points = (RunPoint(strategy, self.pricer.global_batch, count, m) for m in actions)
             priced = [c for c in map(self.pricer.candidate, points) if c is not None]
             candidates += priced
-            keeping_fits = bool(priced) and priced[0].peak_bytes <= self.memory_limit_bytes
-            if self.options.pins and strategy.stages == 1 and keeping_fits:
+            few = self.options.pins and strategy.stages == 1 and priced
+            if few and priced[0].peak_bytes <= self.memory_limit_bytes:
                 break
         return candidates

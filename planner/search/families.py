@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 
 from msgspec.structs import replace
 
@@ -12,10 +13,12 @@ from ...ir.plan.family import family
 from ...ir.plan.plan import Alternative, Plan
 from ...ir.plan.strategy import SEARCHED_ROLES, Strategy
 from ..question.candidate import Candidate
+from ..question.ranking import by_seconds
 from .driver import SearchSpace
 from .to_plan import alternative, assemble
 
 MOST_FAMILIES = 8
+COMPARED = ("DDP", "FSDP")
 ONE_AXIS = ("dp", "zero3")  # DDP and FSDP are compared with, also where the search skipped them
 
 
@@ -27,15 +30,30 @@ def with_families(space: SearchSpace, plan: Plan, best: Candidate) -> Plan:
     if space.deadline.passed() or space.cluster.parts:
         return plan
     candidates = [*(c for c in space.candidates if c is not best), *_baselines(space)]
-    fastest: dict[str, Candidate] = {}
-    for candidate in sorted(candidates, key=space.sort_key):
-        fastest.setdefault(family(candidate.strategies), candidate)
-    known = {text: fastest[text] for text in ("DDP", "FSDP") if text in fastest}
-    chosen = dict(list(fastest.items())[:MOST_FAMILIES]) | known
-    rows = {id(c): _with_terms(space, c) for c in chosen.values()}
+    rows = {id(c): _with_terms(space, c) for c in _fastest_of_families(space, candidates)}
     terms = {_identity(row): row for row in rows.values()}
     listed = [terms.pop(_identity(a), a) for a in plan.alternatives]
     return replace(plan, alternatives=(*listed, *terms.values()))
+
+
+def _fastest_of_families(
+    space: SearchSpace, candidates: Iterable[Candidate]
+) -> Iterator[Candidate]:
+    """The first of every family of some of them, and those that are compared with."""
+    name_of = cache(family)
+    known: tuple[dict[str, Candidate], dict[str, Candidate]] = {}, {}
+    others, those_that_fit = known
+
+    def wanted(candidate: Candidate) -> bool:
+        name = name_of(candidate.strategies)
+        more = len(those_that_fit) < MOST_FAMILIES or name in COMPARED
+        return more and name not in those_that_fit
+
+    for candidate, fits in by_seconds(candidates, space.memory_limit_bytes, wanted):
+        known[fits].setdefault(name_of(candidate.strategies), candidate)
+    fastest = those_that_fit | {n: c for n, c in others.items() if n not in those_that_fit}
+    chosen = [*list(fastest)[:MOST_FAMILIES], *COMPARED]
+    yield from (fastest[name] for name in dict.fromkeys(chosen) if name in fastest)
 
 
 def _identity(row: Alternative) -> Alternative:

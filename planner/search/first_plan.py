@@ -12,6 +12,7 @@ from ...ir.plan.strategy import ROLES, Strategy
 from ..activations.ladder import action_ladders, base_actions, climb
 from ..question.candidate import Candidate
 from ..question.deadline import Deadline
+from ..question.ranking import fitting
 from ..question.strategy_space import (
     NEAR_DEVICES,
     ModelAxes,
@@ -31,10 +32,9 @@ def first_fitting(space: SearchSpace) -> Candidate | None:
     strategies, which leave nothing to choose. The time limit does not end it.
     """
     for base in smallest_candidates(space):
-        fitting = [c for c in base if c.peak_bytes <= space.memory_limit_bytes]
-        smallest = min(fitting, key=space.sort_key) if fitting else _saving(space, base)
-        if smallest is not None:
-            return smallest
+        first = next(fitting(base, space.memory_limit_bytes), None) or _saving(space, base)
+        if first is not None:
+            return first
     return None
 
 

@@ -239,4 +239,4 @@ def fastest_fitting(space: SearchSpace) -> Candidate | None:
         space.run()
     except UsageError:
         return None
-    return min(space.fitting(), key=space.sort_key, default=None)
+    return space.best

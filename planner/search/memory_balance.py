@@ -35,10 +35,10 @@ def memory_balanced(space: SearchSpace) -> Iterator[Candidate]:
     tight = [
         c
         for c in space.candidates
-        if limit < c.peak_bytes <= EXCESS * limit
-        and c.step_seconds < space.best_seconds
+        if c.step_seconds < space.best_seconds
         and c.strategies[0].stages > 1
         and c.model_chunks == 1
+        and limit < c.peak_bytes <= EXCESS * limit
     ]
     if not engine.extras or space.options.bounds:
         return

@@ -15,6 +15,7 @@ from ..compression.collectives import check_robust
 from ..question.candidate import Candidate
 from ..question.deadline import Watch
 from ..question.options import PlanOptions
+from ..question.ranking import fitting, ranked
 from .driver import SearchSpace
 from .families import with_families
 from .first_plan import first_fitting, never_fits, smallest_candidates
@@ -70,9 +71,9 @@ def plan(
         if first is None:
             raise
         space.deadline.stop()
-    if first is not None and not space.fitting():
+    if first is not None and space.best is None:
         space.candidates.append(first)
-    if not space.fitting():
+    if space.best is None:
         raise no_plan(space)
     return chosen_plan(space, simplest(space), observer)
 
@@ -99,13 +100,12 @@ def simplest(space: SearchSpace) -> Candidate:
 
     Repeats of one measured step lie 1.6 to 5 % apart, so half a percent is not known to be a gain, and
     kinds of layers cost functions to compile and rows to read."""
-    fitting = space.fitting()
-    candidates = fitting or space.candidates
-    limit = min(c.step_seconds for c in candidates) * (1 + space.options.simpler_within)
-    equal = [c for c in candidates if c.step_seconds <= limit]
-    if space.options.pins or not fitting:
-        return min(equal, key=space.sort_key)
-    return min(equal, key=lambda c: (kinds_of_layers(c), space.sort_key(c)))
+    best = space.best
+    if best is None or space.options.pins:
+        return next(ranked(space.candidates, space.memory_limit_bytes))
+    limit = best.step_seconds * (1 + space.options.simpler_within)
+    equal = [c for c in space.candidates if best.step_seconds <= c.step_seconds <= limit]
+    return min(fitting(equal, space.memory_limit_bytes), key=kinds_of_layers)
 
 
 def kinds_of_layers(candidate: Candidate) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from heapq import heapify, heappop, heappush
 from typing import NamedTuple, NoReturn
 
 from ...ir.errors import UsageError
@@ -41,17 +42,48 @@ class ScheduleTrial(NamedTuple):
 
     frugal: bool
     least_seconds: float
-    number: int
+    order: tuple[int, int]
     schedule: str
     candidates: list[Candidate]
 
 
 def trials(
-    candidates: Iterable[Candidate], names: Iterable[str], able: Callable[[Candidate, str], bool]
-) -> list[ScheduleTrial]:
-    """Every schedule with the candidates that are `able` to have it, most promising first, those of
-    `FRUGAL` last. Of candidates that split devices and batch alike, memory actions and the roles of
-    batch axes aside, layers may be mixed: they are tried together."""
+    candidates: Iterable[Candidate],
+    names: Sequence[str],
+    able: Callable[[Candidate, str], bool],
+    limit: Callable[[], float],
+) -> Iterator[ScheduleTrial]:
+    """Every schedule with the candidates that are `able` to have it and have lower bounds below
+    `limit`, which may fall meanwhile: most promising first, those of `FRUGAL` last. Of candidates that
+    split devices and batch alike, memory actions and the roles of batch axes aside, layers may be
+    mixed: they are tried together."""
+
+    def trial(order: tuple[int, int], group: list[Candidate]) -> list[ScheduleTrial]:
+        name = names[order[1]]
+        seconds = [seconds_without_bubble(c, [name]) for c in group]
+        return [ScheduleTrial(name in FRUGAL, min(seconds), order, name, group)] if group else []
+
+    def able_ones(waiting: ScheduleTrial) -> list[Candidate]:
+        name, most = waiting.schedule, limit()
+        fast = [c for c in waiting.candidates if seconds_without_bubble(c, [name]) < most]
+        return [c for c in fast if able(c, name)]
+
+    splits = enumerate(_by_split(candidates))
+    heap = [t for i, split in splits for k in range(len(names)) for t in trial((i, k), split)]
+    heapify(heap)
+    checked = set[tuple[int, int]]()
+    while heap:
+        first = heappop(heap)
+        if first.order in checked:
+            yield first
+        elif first.least_seconds < limit():
+            checked.add(first.order)
+            for exact in trial(first.order, able_ones(first)):
+                heappush(heap, exact)
+
+
+def _by_split(candidates: Iterable[Candidate]) -> Iterable[list[Candidate]]:
+    """Those with stages, by how they split devices and batch."""
     by_split: dict[object, list[Candidate]] = {}
     for candidate in candidates:
         if candidate.strategies[0].stages > 1:
@@ -61,19 +93,7 @@ def trials(
                 for d in candidate.decisions
             )
             by_split.setdefault(key, []).append(candidate)
-    tried = [
-        ScheduleTrial(
-            name in FRUGAL,
-            min(seconds_without_bubble(c, [name]) for c in group),
-            number,
-            name,
-            group,
-        )
-        for number, split in enumerate(by_split.values())
-        for name in names
-        if (group := [c for c in split if able(c, name)])
-    ]
-    return sorted(tried, key=lambda trial: trial[:3])
+    return by_split.values()
 
 
 def suits(candidate: Candidate, schedule: str, limit_bytes: int) -> bool:

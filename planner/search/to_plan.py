@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 
 from ...ir.files.json_files import digest
 from ...ir.lowering.cast import precision_of
@@ -18,6 +19,7 @@ from ..layers.priced_layers import append_run, priced_layers
 from ..pricing.candidate_pricer import CandidatePricer
 from ..pricing.function_prices import FunctionPrices
 from ..question.candidate import CallPoint, Candidate
+from ..question.ranking import ranked
 from ..sharding import GAP
 from .driver import SearchSpace
 
@@ -45,7 +47,7 @@ def assemble(space: SearchSpace, best: Candidate, observer: Observer | None = No
     shardings, layers = _layers(pricer, best, observer)
     chunked = dict.fromkeys((x.sharding, x.memory) for x in layers if x.memory.chunked)
     chunkings = (pricer.function_prices.chunking(shardings[n], memory) for n, memory in chunked)
-    runners_up = sorted((c for c in candidates if c is not best), key=space.sort_key)[:SHOWN]
+    others = ranked((c for c in candidates if c is not best), memory_limit_bytes)
     mesh = common_mesh([s.mesh for s in best.strategies])
     assert mesh is not None
     searched_splits = any(
@@ -79,7 +81,7 @@ def assemble(space: SearchSpace, best: Candidate, observer: Observer | None = No
         chunkings=tuple(dict.fromkeys(chunkings)),
         gradient_precision=options.gradient_precision,
         expert_slots=options.expert_slots,
-        alternatives=tuple(alternative(c, memory_limit_bytes) for c in runners_up),
+        alternatives=tuple(alternative(c, memory_limit_bytes) for c in islice(others, SHOWN)),
         calls=tuple(call.path for call in model.calls),
         cluster_digest=digest(cluster),
         seed=options.seed,

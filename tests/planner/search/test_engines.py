@@ -16,6 +16,7 @@ from plait.ir.plan.strategy import parse_strategy
 from plait.planner import plan
 from plait.planner.question.options import PlanOptions
 from plait.planner.question.pins import pin_all
+from plait.planner.question.ranking import ranked
 from plait.planner.search.driver import SearchSpace
 from plait.planner.search.to_plan import assemble
 from plait.tests import zoo
@@ -43,7 +44,7 @@ def test_every_candidate_is_one_that_the_engine_can_run(space, name):
             assert len(candidate.strategies) == 1
         if engine.mixes == "none":
             assert len(candidate.decisions) == 1
-    assembled = assemble(tight, min(tight.candidates, key=tight.sort_key))
+    assembled = assemble(tight, next(ranked(tight.candidates, tight.memory_limit_bytes)))
     assert assembled.engine == name
     assert step_term(assembled).value == pytest.approx(assembled.prediction.step_seconds)
 
