@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 from zlib import crc32
 
 import torch
@@ -63,7 +63,11 @@ class Agreement:
         return compressed is not None and compressed.algorithm.meets_some
 
     def checked_policy(self, nonfinite: NonFinite) -> NonFinite:
-        """The policy on values that are not finite; raises UsageError where ranks cannot take it."""
+        """The policy on values that are not finite; raises UsageError where ranks cannot take it, and
+        for one that there is not."""
+        if nonfinite not in get_args(NonFinite):
+            known = ", ".join(get_args(NonFinite))
+            raise UsageError(f"nonfinite={nonfinite!r} is no policy; there are {known}")
         if self.apart and nonfinite != "keep":
             raise UsageError(
                 f"nonfinite={nonfinite!r} asks all ranks in every step, and those of this plan wait for "

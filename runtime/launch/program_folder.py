@@ -34,7 +34,8 @@ def read_table(folder: Path) -> ProgramTable:
 
 
 def import_stage(folder: Path, number: int, kind: str = "stage") -> ModuleType:
-    """Stage (or rank) `number` of a program, imported under a private name, freshly each time."""
+    """Stage (or rank) `number` of a program, imported under a private name, freshly each time. Raises
+    FileError where it, or what it imports, is missing or no Python."""
     folder = folder.resolve()
     name = f"_plait_program_{sha256(str(folder).encode()).hexdigest()[:16]}"
     for known in [m for m in sys.modules if m == name or m.startswith(f"{name}.")]:
@@ -47,5 +48,8 @@ def import_stage(folder: Path, number: int, kind: str = "stage") -> ModuleType:
     package = importlib.util.module_from_spec(spec)
     sys.modules[name] = package
     importlib.invalidate_caches()
-    spec.loader.exec_module(package)
-    return importlib.import_module(f"{name}.{kind}_{number}")
+    try:
+        spec.loader.exec_module(package)
+        return importlib.import_module(f"{name}.{kind}_{number}")
+    except (SyntaxError, ImportError) as error:
+        raise FileError(f"{folder}: damaged, compile it again: {error}") from error

@@ -14,6 +14,7 @@ from ...plan.program import ModuleFacts
 from .snapshot import SCALARS, is_installed
 
 PYTHON = "{}.{}".format(*sys.version_info)
+HOOKS = "forward_pre_hooks", "forward_hooks", "backward_pre_hooks", "backward_hooks"
 DEEPEST = 8  # calls from a method of the user's into functions of the user's
 
 
@@ -24,9 +25,9 @@ def module_facts(module: nn.Module) -> tuple[ModuleFacts, ...]:
     codes: dict[type, str] = {}
     for path, part in module.named_modules():
         kind = type(part)
-        code = codes[kind] = codes.get(kind) or code_of(kind)
-        settings = dict(_settings(part))
-        key = kind, tuple(settings.items()), part.training
+        codes[kind] = codes.get(kind) or code_of(kind)
+        code, settings = codes[kind] + _hook_digest(part), dict(_settings(part))
+        key = kind, code, tuple(settings.items()), part.training
         if key not in facts:
             name = f"{kind.__module__}.{kind.__qualname__}"
             if not is_installed(kind):
@@ -40,10 +41,13 @@ def module_facts(module: nn.Module) -> tuple[ModuleFacts, ...]:
 
 
 def _settings(module: nn.Module) -> Iterator[tuple[str, str]]:
-    """Attributes that are plain values, or functions, by name."""
+    """Attributes that are plain values, or functions, and hooks, by name."""
     for name, value in sorted(vars(module).items()):
         if not name.startswith("_") and name != "training" and _is_plain(value):
             yield name, _text(value)
+    for name in HOOKS:
+        if hooks := vars(module).get(f"_{name}"):
+            yield name, ", ".join(_hook_name(hook) for hook in hooks.values())
 
 
 def _is_plain(value: Any) -> bool:
@@ -56,6 +60,18 @@ def _text(value: Any) -> str:
     if isinstance(value, FunctionType | BuiltinFunctionType):
         return f"{value.__module__ or ''}.{value.__qualname__}"
     return repr(value)[:200]
+
+
+def _hook_name(hook: Any) -> str:
+    return getattr(hook, "__qualname__", type(hook).__qualname__)
+
+
+def _hook_digest(module: nn.Module) -> str:
+    """A digest of what a module's hooks do, where they are functions of the user's own."""
+    hooks = (hook for name in HOOKS for hook in vars(module).get(f"_{name}", {}).values())
+    functions = (getattr(hook, "__func__", hook) for hook in hooks)
+    texts = [[*_function_texts(f, set(), 0)] for f in functions if isinstance(f, FunctionType)]
+    return f"+{sha256(repr(texts).encode()).hexdigest()[:8]}" if any(texts) else ""
 
 
 def code_of(kind: type) -> str:

@@ -15,11 +15,15 @@ MOST_DIFFERENCES = 5  # in a message
 
 def verify_module(table: ProgramTable, module: nn.Module) -> None:
     """Raises MismatchError with the differences between a module and what was compiled: modules, their
-    classes, code, plain attributes and modes, and which parameters are trained."""
-    found = [*differences(table.modules, module), *_trained_differently(table, module)]
-    if found:
-        rest = len(found) - MOST_DIFFERENCES
-        lines = [*found[:MOST_DIFFERENCES], *([f"and {rest} more"] if rest > 0 else [])]
+    classes, code, hooks, plain attributes and modes, which parameters are trained and which are one."""
+    changes = [
+        *differences(table.modules, module),
+        *_trained_differently(table, module),
+        *_tied_differently(table, module),
+    ]
+    if changes:
+        rest = len(changes) - MOST_DIFFERENCES
+        lines = [*changes[:MOST_DIFFERENCES], *([f"and {rest} more"] if rest > 0 else [])]
         raise MismatchError(
             f"the module is not the one that was compiled ({table.model}); compile it again:\n  "
             + "\n  ".join(lines)
@@ -71,3 +75,25 @@ def _trained_differently(table: ProgramTable, module: nn.Module) -> Iterator[str
             if parameter is not None and parameter.requires_grad != spec.trainable:
                 now = "trained" if parameter.requires_grad else "frozen"
                 yield f"{name} is {now}, was {'trained' if spec.trainable else 'frozen'}"
+
+
+def _tied_differently(table: ProgramTable, module: nn.Module) -> Iterator[str]:
+    first = {
+        alias: name
+        for spec in table.state_tensors
+        if spec.kind == "parameter"
+        for name in spec.names()
+        for alias in (name, *spec.aliases)
+    }
+    tensors = {
+        name: id(parameter)
+        for name, parameter in module.named_parameters(remove_duplicate=False)
+        if name in first
+    }
+    users: dict[int, str] = {}
+    for name, tensor in tensors.items():
+        other = users.setdefault(tensor, name)
+        if first[other] != first[name]:
+            yield f"{name} is tied to {other}, was a tensor of its own"
+        if tensors.get(first[name], tensor) != tensor:
+            yield f"{name} is a tensor of its own, was tied to {first[name]}"

@@ -28,7 +28,7 @@ def bend(x):
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
-        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 4)
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 16)
         self.drop, self.act = nn.Dropout(0.25), nn.functional.gelu
 
     def forward(self, x):
@@ -68,6 +68,8 @@ def change(module: nn.Module, name: str) -> None:
         "frozen": lambda: module.first.weight.requires_grad_(False),
         "kind": lambda: setattr(module, "drop", nn.Identity()),
         "new": lambda: module.add_module("extra", nn.ReLU()),
+        "hook": lambda: module.first.register_forward_hook(lambda _, x, result: -result),
+        "tied": lambda: setattr(module.last, "bias", module.first.bias),
     }
     changes[name]()
 
@@ -81,6 +83,8 @@ def change(module: nn.Module, name: str) -> None:
         ("frozen", r"first\.weight is frozen, was trained"),
         ("kind", "drop: a .*Identity, was a .*Dropout"),
         ("new", "extra is new"),
+        ("hook", r"first: forward_hooks is change\..*, was absent"),
+        ("tied", r"last\.bias is tied to first\.bias, was a tensor of its own"),
     ],
 )
 def test_another_module_is_refused_with_the_difference(compiled, name, said):
