@@ -38,6 +38,7 @@ from .replaced.conversions import conversions
 from .replaced.experts import recorded_experts
 from .replaced.norms import BatchNorm, batch_norm
 from .replaced.sequences import Sequences
+from .replaced.sparse import is_sparse, sparse_refused
 from .replaced.transforms import Transforms
 from .torch_private import (
     FakeTensorMode,
@@ -337,6 +338,10 @@ def state_tensors(model: nn.Module) -> list[Parameter]:
                 raise TraceError(
                     f"{first} is not initialised yet; run the model once before tracing"
                 )
+            if is_sparse(tensor):
+                if kind == "buffer":  # a constant: its product is what is traced
+                    continue
+                raise sparse_refused(f"parameter {first}")
             trainable = kind == "parameter" and tensor.requires_grad
             type_ = tensor_type(tensor)
             parameters.append(Parameter(first, type_, kind, trainable, tuple(aliases)))
@@ -355,7 +360,7 @@ def _with_tensors(
         for prefix, module in model.named_modules(remove_duplicate=False):
             for table in tensor_tables(module):
                 for name, tensor in table.items():
-                    if tensor is not None:
+                    if tensor is not None and not is_sparse(tensor):
                         table[name] = tensors[first[f"{prefix}.{name}" if prefix else name]]
         yield
     finally:

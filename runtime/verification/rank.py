@@ -213,13 +213,13 @@ def _train(job: Job, source: Source, training: Training, pool: GroupPool) -> Act
 
 
 def _state(program: Program, module: torch.nn.Module) -> dict[str, Any]:
-    """Parameters and buffers by every name of `state_dict`, and buffers that it leaves out."""
+    """Parameters and buffers, dense, by every name of `state_dict`, and buffers that it leaves out."""
     state = program.state_dict()
     tensors = unsharded.values(program.store, program.groups)
     for name, buffer in module.named_buffers():
         if name not in state:  # one that the program does not read stays as it is
             state[name] = tensors.get(name, buffer)
-    return state
+    return {name: tensor.to_dense() for name, tensor in state.items()}
 
 
 if __name__ == "__main__":

@@ -214,8 +214,9 @@ def _gradients(module: nn.Module) -> Gradients:
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by every name of `state_dict`, and buffers that it leaves out."""
-    return {**dict(module.named_buffers()), **module.state_dict()}
+    """Parameters and buffers, dense, by every name of `state_dict`, and buffers that it leaves out."""
+    state = {**dict(module.named_buffers()), **module.state_dict()}
+    return {name: t.to_dense() for name, t in state.items()}
 
 
 def _interpreted(

@@ -1,6 +1,8 @@
-"""Sparse matrices that a forward makes of its edges: `torch.sparse_coo_tensor` and products with it.
+"""Sparse matrices that a forward makes of its edges (`torch.sparse_coo_tensor`), or a model keeps, as
+attribute or buffer; and products with them.
 
-A matrix stays its indices [2 n] and values [n]: its product with [m d] is a sum of rows by index.
+A matrix stays its indices [2 n] and values [n]: its product with [m d] is a sum of rows by index. Those
+of a matrix that the model keeps are constants of the program.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from ...errors import TraceError
 from ..locate import current_user_line
+from ..torch_private import is_fake, outside_modes
 
 PRODUCTS = {"mm", "_sparse_mm", "matmul", "spmm", "mv"}
 
@@ -65,8 +68,30 @@ def sparse_matrix(args: Any, kwargs: Any) -> SparseMatrix:
     return SparseMatrix(named["indices"], named["values"], size)
 
 
+def is_sparse(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout != torch.strided
+
+
+def call_with_sparse(name: str, func: Any, args: Any, kwargs: Any) -> Any:
+    """A call with a sparse tensor that the model keeps: a product, or what is worked out now."""
+    if name in PRODUCTS | {"__matmul__"} and is_sparse(args[0]) and len(args) == 2 and not kwargs:
+        if is_fake(args[0]) or args[0].dim() != 2:
+            raise sparse_refused(name)
+        with outside_modes():
+            matrix = args[0].detach().to_sparse_coo().coalesce()
+            indices, values = matrix.indices().clone(), matrix.values().clone()
+        return SparseMatrix(indices, values, matrix.shape) @ args[1]
+    if any(isinstance(a, Tensor) and not is_sparse(a) for a in args) or is_fake(args[0]):
+        raise sparse_refused(name)
+    with outside_modes():
+        result = func(*args, **kwargs)
+        # indices and values of a matrix are views of it, which have no fake tensors
+        return result.clone() if isinstance(result, Tensor) and not is_sparse(result) else result
+
+
 def sparse_refused(name: str) -> TraceError:
     return TraceError(
-        f"{current_user_line()}: {name} of sparse tensors: products of matrices that sparse_coo_tensor "
-        "makes with its sizes are traced; else use index_add, or a dense matrix"
+        f"{current_user_line()}: {name} of sparse tensors: products with a dense matrix are traced, "
+        "of a matrix that the model keeps, or that sparse_coo_tensor makes with its sizes; "
+        "else use index_add, or a dense matrix"
     )

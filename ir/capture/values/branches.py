@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from ...errors import TraceError
 from ..locate import current_line, current_user_line
 from ..operators.branch import OPS
-from ..replaced.sparse import sparse_matrix
+from ..replaced.sparse import call_with_sparse, is_sparse, sparse_matrix
 from ..torch_private import outside_modes, tree_leaves, tree_map
 from .known import SIZED, KnownValues
 from .losses import ctc_loss, multi_margin_loss
@@ -77,6 +77,8 @@ class Branches(TorchFunctionMode):
 
     def call(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         name = getattr(func, "__name__", "")
+        if any(map(is_sparse, args)):
+            return call_with_sparse(name, func, args, kwargs)
         if name in READS and args and isinstance(args[0], Tensor):
             return self.read(name, func, args, kwargs)
         if name == "requires_grad_" and isinstance(args[0], torch.nn.Parameter):

@@ -102,7 +102,7 @@ class Explorer:
                 raise
             except TraceError as error:
                 if not _raised(error):
-                    raise _undecided(line) from error
+                    raise _undecided(line, f" (the other side: {error})") from error
                 raising[line] = None
                 return []
             side = OtherSide(branch, other)
@@ -119,11 +119,11 @@ class Explorer:
         return others
 
 
-def _undecided(line: str) -> TraceError:
+def _undecided(line: str, why: str = "") -> TraceError:
     return TraceError(
         f"{line}: the computation depends on values of tensors, and both sides of the branch compute "
         "something that does not come together again as one value of a shape: a compiled program cannot "
-        "know in advance which. Use torch.where, or compute it outside the model"
+        f"know in advance which{why}. Use torch.where, or compute it outside the model"
     )
 
 
