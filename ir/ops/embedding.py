@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..model.loops import Loops, OperatorCollective, Site, declare, loops
+from ..model.loops import Loops, OperatorCollective, Site, declare, loops, shard_aware_name
 from ..model.model import Op
 from ..model.tensor import ITEM_BYTES
 from .pattern import dim_names, literal, pattern
@@ -13,6 +13,11 @@ VOCABULARY = (("v",),)
 LOOK_UP = "aten.embedding.default"
 DENSE_GRADIENT = "aten.embedding_dense_backward.default"
 SPARSE_GRADIENT = "aten.embedding_sparse_backward.default"
+
+
+def asks_for_rows(op: Op) -> bool:
+    """Whether an operator on shards asks other ranks for rows, which know those until backward."""
+    return op.target == shard_aware_name(LOOK_UP) and bool(op.kwargs.get("over"))
 
 
 def reads_rows(op: Op) -> bool:
@@ -45,7 +50,8 @@ def _pairs(places: Sequence[str]) -> tuple[tuple[str, str], ...]:
 
 
 def _travel(places: Sequence[str], dtype: str) -> tuple[OperatorCollective, ...]:
-    """A place for every look-up, and a row, as if none were asked for twice."""
+    """A place for every look-up, and a row, as if none were asked for twice; backward knows the places
+    that forward asked for."""
     dims = tuple((name.rstrip("!"),) for name in places if name != "1")
     rows = OperatorCollective("all_to_all", (*dims, ("h",)), ITEM_BYTES[dtype])
     return OperatorCollective("all_to_all", dims, ITEM_BYTES["int64"]), rows
@@ -69,6 +75,6 @@ def embedding_backward(site: Site) -> Loops:
         shapes=((2, VOCABULARY),),
         shard_offsets=((5, VOCABULARY),),
         pairs=() if scaled else _pairs(places),
-        exchanges=() if scaled else _travel(places, site.operands[0].dtype),
+        exchanges=() if scaled else _travel(places, site.operands[0].dtype)[1:],
         paired="rows",
     )

@@ -128,6 +128,9 @@ class FunctionPrices:
             cost = chunked_cost(
                 chunk_table.costs, table.costs, cost, point.samples, chunks, replicas, reductions
             )
+        if table.request_bytes:
+            waiting = cost.saved_bytes + table.request_bytes * point.samples
+            cost = replace(cost, saved_bytes=waiting)
         replica_bytes = self.execution.routing.spare_slots * table.slot_bytes
         return CallPrice(
             cost, table.partial_gradient_bytes, table.sparse_bytes, table.row_bytes, replica_bytes

@@ -6,6 +6,7 @@ The per-device functions of two small batches give the cost for every local batc
 from __future__ import annotations
 
 from itertools import islice
+from math import ceil
 from typing import NamedTuple
 
 import msgspec
@@ -20,6 +21,7 @@ from ...ir.devices.cluster import Cluster
 from ...ir.model.layout import PARTIAL
 from ...ir.model.mesh import MICRO
 from ...ir.model.model import Function
+from ...ir.ops.embedding import asks_for_rows
 from ...ir.plan.memory_action import MemoryAction, Variant
 from ...ir.plan.sharding import Sharding
 from ...ir.plan.strategy import Strategy
@@ -35,7 +37,8 @@ ROW_NUMBER_BYTES = 8
 class FunctionPriceTable(msgspec.Struct, frozen=True):
     """Costs of a function for every local batch, and the local bytes of its gradients to all-reduce
     by axis; of its tables with gradients of rows, and of the rows that the global batch reads; of what a
-    slot for a replica of an expert has of its weights.
+    slot for a replica of an expert has of its weights; and for each sample of a rank, of what is asked
+    for until backward.
     """
 
     costs: FunctionCostTable
@@ -43,6 +46,7 @@ class FunctionPriceTable(msgspec.Struct, frozen=True):
     sparse_bytes: int = 0
     row_bytes: int = 0
     slot_bytes: int = 0
+    request_bytes: int = 0
 
 
 class TableKey(NamedTuple):
@@ -127,7 +131,9 @@ class FunctionTables:
         whole = self.shardings.functions[key.function]
         tables, rows = sparse_gradient_bytes(locals_[0], whole)
         slot = expert_bytes(locals_[0], whole, shardings[0])
-        return FunctionPriceTable(costs, partial, tables, rows * self.model.batch // sizes[0], slot)
+        rows = rows * self.model.batch // sizes[0]
+        asked = ceil(request_bytes(locals_[0]) / sizes[0])
+        return FunctionPriceTable(costs, partial, tables, rows, slot, asked)
 
     def execution_of(self, function: str) -> ExecutionModel:
         """How a function is executed."""
@@ -198,6 +204,13 @@ def expert_bytes(local: Function, whole: Function, sharding: Sharding) -> int:
         )
         if item.value in weights and expert_axis(layout, sharding.mesh) is not None
     )
+
+
+def request_bytes(local: Function) -> int:
+    """Bytes of what a per-device function asks other ranks for and is asked for, between forward and
+    backward: two numbers for every look-up, as if none were asked for twice."""
+    looked_up = (op.operands()[1] for op in local.ops if asks_for_rows(op))
+    return sum(2 * ROW_NUMBER_BYTES * local.types[value].elements for value in looked_up)
 
 
 def sparse_gradient_bytes(local: Function, whole: Function) -> tuple[int, int]:

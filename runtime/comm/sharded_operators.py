@@ -8,6 +8,7 @@ reduces: it communicates over those axes itself.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -33,6 +34,24 @@ class ShardedOperators:
     coordinates: dict[str, int]
     expert_slots: ExpertSlots | None = None  # of the call that runs, with replicas of its experts
     centroids: Mapping[str, FindCentroids] = MappingProxyType({})  # by axis of compressed rows
+
+    @cached_property
+    def row_requests(self) -> dict[tuple[int, str, str], tuple[Tensor, RowRequests]]:
+        """What forward has asked for, with the look-ups, until backward sends the gradients there."""
+        return {}
+
+    def asking(self, axis: str, indices: Tensor, rows: ShardFactors) -> RowRequests:
+        """The requests of look-ups in forward; once for all tables that lie alike."""
+        key = id(indices), axis, str(rows)
+        if key not in self.row_requests:
+            self.row_requests[key] = indices, RowRequests(self, axis, indices, rows)
+        return self.row_requests[key][1]
+
+    def asked_before(self, axis: str, indices: Tensor, rows: ShardFactors) -> RowRequests:
+        """The requests of forward, which backward needs no more; new ones if it kept another copy of the
+        look-ups, on all ranks alike."""
+        known = self.row_requests.pop((id(indices), axis, str(rows)), None)
+        return RowRequests(self, axis, indices, rows) if known is None else known[1]
 
     def sum_over(self, x: Tensor, axes: tuple[str, ...]) -> Tensor:
         raise NotImplementedError
@@ -104,12 +123,12 @@ class ShardedOperators:
     ) -> Tensor:
         """Rows of a shard of the table; zeros for rows of other ranks, which over an axis are asked for
         them."""
-        asking = RowRequests(self, over[0], indices, rows) if over else None
+        asking = self.asking(over[0], indices, rows) if over else None
         local, here = to_local_positions(
             asking.asked if asking else indices, self.shard_offsets(rows)
         )
         result = table[local].mul_(here.unsqueeze(-1))
-        return asking.answers(result) if asking else result
+        return asking.answers(result, indices) if asking else result
 
     def embedding_dense_backward(
         self,
@@ -142,8 +161,8 @@ class ShardedOperators:
         if not over:
             return gradient, indices
         used = (indices != padding).unsqueeze(-1)
-        asking = RowRequests(self, over[0], indices, rows)
-        return asking.sent_totals(gradient * used), asking.asked
+        asking = self.asked_before(over[0], indices, rows)
+        return asking.sent_totals(gradient * used, indices), asking.asked
 
     def embedding_sparse_backward(
         self,
@@ -211,24 +230,30 @@ class RowRequests:
     def __init__(
         self, ranks: ShardedOperators, axis: str, indices: Tensor, rows: ShardFactors
     ) -> None:
-        distinct, self.place = indices.unique(return_inverse=True)
+        distinct = indices.unique()
         owner = owner_of(distinct, rows, axis, ranks.sizes)
         self.order = torch.argsort(owner, stable=True)
         self.route = ranks.row_route(axis, torch.bincount(owner, minlength=ranks.sizes[axis]))
         self.asked = self.route.there(distinct[self.order])
 
-    def answers(self, rows: Tensor) -> Tensor:
+    def answers(self, rows: Tensor, indices: Tensor) -> Tensor:
         """The row of every look-up, from those that this rank was asked for."""
         arrived = self.route.back(rows)
         distinct = torch.empty_like(arrived)
         distinct[self.order] = arrived
-        return distinct[self.place]
+        return distinct[places_of(indices)]
 
-    def sent_totals(self, gradient: Tensor) -> Tensor:
+    def sent_totals(self, gradient: Tensor, indices: Tensor) -> Tensor:
         """The sums of gradients of look-ups, by row, that ranks have of the rows in `asked`."""
         totals = gradient.new_zeros(len(self.order), gradient.shape[-1])
-        totals.index_add_(0, self.place.reshape(-1), gradient.reshape(-1, gradient.shape[-1]))
+        places = places_of(indices).reshape(-1)
+        totals.index_add_(0, places, gradient.reshape(-1, gradient.shape[-1]))
         return self.route.there(totals[self.order])
+
+
+def places_of(indices: Tensor) -> Tensor:
+    """Where each look-up is among the distinct ones, in order; as large as they, so worked out again."""
+    return indices.unique(return_inverse=True)[1]
 
 
 def _are_shard_factors(arg: object) -> bool:

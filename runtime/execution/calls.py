@@ -69,6 +69,8 @@ class Run:
         self.host.clear()
         self.buffer_updates.clear()
         self.store.gathers.clear()
+        for comm in self.comms:
+            comm.row_requests.clear()
 
     def micro_batch(self, number: int) -> None:
         """Select the micro-batch that the next calls work on."""

@@ -38,6 +38,7 @@ PINS = (
     "*:dp=4;tables.*:rows=4",
     "dp=2,rows=2",
     "pp=2,rows=2",
+    "rows=2,tp=2",
 )
 
 
