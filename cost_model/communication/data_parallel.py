@@ -159,7 +159,7 @@ class BatchAxes:
         trained, partial = weights.trained_bytes, weights.partial_gradient_bytes
         partial_here = tuple(partial[axis.role] for axis in self.model_axes)
         amounts = trained, weights.small_tensor_bytes, weights.last_call_weight_bytes
-        rows = weights.sparse_bytes, weights.row_bytes, weights.replica_bytes, weights.shared_bytes
+        rows = weights.sparse_bytes, weights.row_bytes, weights.replica_bytes, weights.tied_bytes
         key = weights.call_weight_bytes, amounts, partial_here, rows
         if key not in self.stage_cache:
             small = weights.small_tensor_bytes / max(trained, 1)

@@ -31,7 +31,7 @@ def pair_reductions(
 ) -> Sequence[Exchange]:
     """The sums of gradients that two stages have of the same weights, of which a rank has a `part`: by
     tensor, small ones together."""
-    amount = weights.shared_bytes * part
+    amount = weights.tied_bytes * part
     if not amount:
         return ()
     messages = ceil(amount / max(LEAST_BUCKET_BYTES, weights.largest_weight_bytes * part))

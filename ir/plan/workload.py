@@ -144,8 +144,7 @@ class StageBytes(msgspec.Struct, frozen=True):
     sparse_bytes            of `trained_bytes`, tables with gradients of the rows that are read
     row_bytes               of those that a whole step reads, with their numbers
     replica_bytes           beside `weight_bytes`, of replicas of experts
-    shared_bytes            of `trained_bytes`, weights that another stage trains as well
-    tied_bytes              of `trained_bytes`, tensors that other stages read: the shared and tied ones
+    tied_bytes              of `trained_bytes`, weights that another stage trains as well
     forward_points          (live bytes while a call of a forward runs, trained bytes that it and those
                             before it do not read); none that another exceeds in both
     """
@@ -172,7 +171,6 @@ class StageBytes(msgspec.Struct, frozen=True):
     sparse_bytes: Bytes = 0
     row_bytes: Bytes = 0
     replica_bytes: Bytes = 0
-    shared_bytes: Bytes = 0
     tied_bytes: Bytes = 0
     forward_points: tuple[tuple[Bytes, Bytes], ...] = ()
 

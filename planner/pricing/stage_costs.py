@@ -173,7 +173,6 @@ class StageAggregator:
             sparse_bytes=weights.sparse,
             row_bytes=weights.rows,
             replica_bytes=weights.replicas,
-            shared_bytes=weights.trained if is_mirrored(replica.schedule) else 0,
             tied_bytes=weights.trained if is_mirrored(replica.schedule) else weights.tied,
             forward_points=forward_points(
                 [self.calls[i] for i in running],

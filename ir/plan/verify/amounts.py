@@ -41,7 +41,7 @@ def verify_stage_amounts(stage: Stage, where: str, strategies: Sequence[Strategy
         require(amounts.item_bytes > 0, f"{at}.bytes.item_bytes", "not above 0")
         parts = (("trained_bytes", "weight_bytes"), ("last_saved_bytes", "saved_bytes"))
         parts += (("small_tensor_bytes", "trained_bytes"), ("sparse_bytes", "trained_bytes"))
-        parts += (("shared_bytes", "trained_bytes"), ("tied_bytes", "trained_bytes"))
+        parts += (("tied_bytes", "trained_bytes"),)
         for part, whole in parts:
             fits = getattr(amounts, part) <= getattr(amounts, whole)
             require(fits, f"{at}.bytes.{part}", f"more than {whole}")
