@@ -153,6 +153,8 @@ MODELS = {
         segment_means_seq_len=16,
         num_landmarks=4,
     ),
+    "roformer": masked("roformer", embedding_size=32, pad_token_id=0),
+    "nomic_bert": masked("nomic_bert"),
     "convbert": masked("convbert", embedding_size=16),
     "xlm_roberta_xl": masked("xlm-roberta-xl"),
     "m2m_100": translator("m2m_100", encoder_layerdrop=0.0, decoder_layerdrop=0.0),

@@ -24,5 +24,5 @@ def batch_norm(original: Callable[..., Tensor], module: BatchNorm, x: Tensor) ->
         statistics = (module.running_mean, x.mean(over)), (module.running_var, x.var(over))
         for running, of_batch in statistics:
             assert running is not None
-            running.mul_(1 - 1 / steps).add_(of_batch / steps)
+            running.add_((of_batch - running) / steps)  # 1 / steps alone is of float32
     return functional.batch_norm(x, None, None, module.weight, module.bias, True, 0.0, module.eps)
