@@ -122,12 +122,12 @@ class CandidatePricer:
         ]
         by_stage = [times[index] for index in partitioned.cost_index]
         return PipelineLoad(
-            [stage_times.busy_seconds for stage_times in by_stage],
+            tuple(stage_times.busy_seconds for stage_times in by_stage),
             partitioned.send_seconds,
             partitioned.end_shares,
-            [cost_times.per_step_seconds for cost_times in times],
-            [stage_times.weights_seconds for stage_times in by_stage],
-            [stage_times.forward_seconds for stage_times in by_stage],
+            tuple(cost_times.per_step_seconds for cost_times in times),
+            tuple(stage_times.weights_seconds for stage_times in by_stage),
+            tuple(stage_times.forward_seconds for stage_times in by_stage),
         )
 
     def least_seconds(self, point: RunPoint) -> float:
@@ -170,24 +170,28 @@ class CandidatePricer:
 
     def pipeline_seconds(self, assignment: Assignment, load: PipelineLoad) -> float:
         """Seconds of all micro-batches of a step."""
-        execution, chunks = self.function_prices.execution, assignment.model_chunks
-        shared = self.cluster.device.ranks_per_processor
-        if assignment.schedule in CLOSED_FORMS:
+        run = assignment.schedule, assignment.micro_batches, assignment.model_chunks
+        return self.loaded_seconds(*run, load._replace(per_step_seconds=()))
+
+    @cached_method
+    def loaded_seconds(
+        self, schedule: str, micro_batches: int, chunks: int, load: PipelineLoad
+    ) -> float:
+        """The same for a load without its seconds per step, which strategies that differ in what their
+        optimizers shard have in common."""
+        execution, shared = self.function_prices.execution, self.cluster.device.ranks_per_processor
+        if schedule in CLOSED_FORMS:
             return pipeline_seconds(
                 load.busy_seconds,
                 load.send_seconds,
-                assignment.micro_batches,
+                micro_batches,
                 max(chunks, execution.chunks),
                 "transfers" in execution.overlaps,
                 shared,
                 load.end_shares if chunks > 1 else (),
             )
         return scheduled_seconds(
-            assignment.schedule,
-            load.work(chunks),
-            load.send_seconds,
-            assignment.micro_batches,
-            shared,
+            schedule, load.work(chunks), load.send_seconds, micro_batches, shared
         )
 
     @cached_method
@@ -280,12 +284,12 @@ class CandidatePricer:
         payloads = [TransferPayload(s.transfer_bytes, s.compressible) for s in stages]
         program = self.transfer_prices.program(assignment.first_point.replica)
         load = PipelineLoad(
-            [s.forward_seconds + s.backward_seconds for s in stages],
+            tuple(s.forward_seconds + s.backward_seconds for s in stages),
             self.transfer_prices.seconds(payloads, program),
             end_chunk_shares(self.call_prices.seconds(prices), [s.model_chunks for s in stages]),
-            [s.sync_seconds for s in stages],
-            [s.weights_seconds for s in stages],
-            [s.forward_seconds for s in stages],
+            tuple(s.sync_seconds for s in stages),
+            tuple(s.weights_seconds for s in stages),
+            tuple(s.forward_seconds for s in stages),
         )
         peak_bytes = max(s.peak_bytes for s in stages)
         return self.assemble(assignment, tuple(bounds), load, lambda: peak_bytes)

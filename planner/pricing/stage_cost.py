@@ -109,12 +109,12 @@ class PipelineLoad(NamedTuple):
     `send_seconds`: to the next stage.
     """
 
-    busy_seconds: Sequence[float]
-    send_seconds: Sequence[float]
-    end_shares: Sequence[EndShares]
-    per_step_seconds: Sequence[float]
-    weights_seconds: Sequence[float]
-    forward_seconds: Sequence[float]
+    busy_seconds: tuple[float, ...]
+    send_seconds: tuple[float, ...]
+    end_shares: tuple[EndShares, ...]
+    per_step_seconds: tuple[float, ...]
+    weights_seconds: tuple[float, ...]
+    forward_seconds: tuple[float, ...]
 
     def work(self, chunks: int) -> list[StageWork]:
         """The same by part, with `chunks` model chunks per stage."""
