@@ -2,7 +2,8 @@
 
 If a candidate fits while keeping everything, no memory action makes it faster; if it is not faster
 than the best candidate that fits, no action helps either. So actions are tried on the fast
-candidates that exceed memory and, while nothing fits, on those that exceed it least.
+candidates that exceed memory, on the smallest of those that split the devices like one of them, whose
+layers it can mix with theirs, and, while nothing fits, on those that exceed it least.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from math import inf
 from msgspec.structs import replace
 
 from ...ir.plan.memory_action import BASIC_ACTIONS, INPUTS, KEEP, OFFLOAD, MemoryAction
-from ..question.candidate import Candidate, RunPoint
+from ..question.candidate import Candidate, ReplicaPoint, RunPoint
 from ..question.deadline import Deadline
 from ..question.ranking import fitting
 
@@ -52,12 +53,9 @@ def memory_saving_candidates(
         and c.peak_bytes > memory_limit
     ]
     tight.sort(key=lambda c: (c.step_seconds, c.peak_bytes, c.strategy_text, c.micro_batches))
-    tried = tight[:TRIED]
-    if best == inf:
-        small = sorted(
-            tight[TRIED:], key=lambda c: (c.peak_bytes, c.strategy_text, c.micro_batches)
-        )
-        tried += small[:TRIED]
+    tried, others = tight[:TRIED], tight[TRIED:]
+    others.sort(key=lambda c: (c.peak_bytes, c.strategy_text, c.micro_batches))
+    tried += others[:TRIED] if best == inf else smallest_by_split(tried, others)
     return [
         priced
         for ladder in action_ladders(allowed)
@@ -65,6 +63,21 @@ def memory_saving_candidates(
         for c in tried
         for priced in climb(c, actions, memory_limit, price, deadline)
     ]
+
+
+def smallest_by_split(tried: Sequence[Candidate], others: Sequence[Candidate]) -> list[Candidate]:
+    """The first of `others`, the smallest before the others, that split the devices as one of `tried`
+    does and need less than all of these."""
+    least: dict[ReplicaPoint, int] = {}
+    for candidate in tried:
+        split, peak_bytes = candidate.assignment.first_point.replica, candidate.peak_bytes
+        least[split] = min(least.get(split, peak_bytes), peak_bytes)
+    smallest: dict[ReplicaPoint, Candidate] = {}
+    for candidate in others:
+        split = candidate.assignment.first_point.replica
+        if candidate.peak_bytes < least.get(split, 0):
+            smallest.setdefault(split, candidate)
+    return list(smallest.values())
 
 
 def base_actions(allowed: Sequence[str]) -> tuple[MemoryAction, ...]:

@@ -85,15 +85,16 @@ def _tied_differently(table: ProgramTable, module: nn.Module) -> Iterator[str]:
         for name in spec.names()
         for alias in (name, *spec.aliases)
     }
-    tensors = {
-        name: id(parameter)
+    parameters = {
+        name: parameter
         for name, parameter in module.named_parameters(remove_duplicate=False)
         if name in first
     }
     users: dict[int, str] = {}
-    for name, tensor in tensors.items():
-        other = users.setdefault(tensor, name)
+    for name, parameter in parameters.items():
+        other = users.setdefault(id(parameter), name)
         if first[other] != first[name]:
             yield f"{name} is tied to {other}, was a tensor of its own"
-        if tensors.get(first[name], tensor) != tensor:
+        apart = parameters.get(first[name], parameter) is not parameter
+        if apart and not parameter.is_meta:  # `module.to("meta")` unties parameters
             yield f"{name} is a tensor of its own, was tied to {first[name]}"

@@ -122,7 +122,7 @@ def test_gradients_add_up_without_writing_into_the_first() -> None:
     first = torch.ones(5, 4)
     for gradient in (first, 2 * first, 3 * first):
         store.accumulate([("w", gradient)])
-    store.reductions.sum_tied = lambda: None
+    store.reductions.sum_tied = lambda totals: None
     store.synchronize()
     assert torch.equal(store.parameters["w"].leaf.grad, torch.full((5, 4), 6.0))
     assert torch.equal(first, torch.ones(5, 4))
