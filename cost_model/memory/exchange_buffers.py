@@ -152,9 +152,7 @@ def bucket_gradient_bytes(
     complete, trained = point.complete_gradient_bytes, stage.summed_bytes
     begun = complete > 0 or point.phase == "accumulate"
     if scatters_in_step(axes) and micro_batches == 1:
-        if (
-            point.phase == "accumulate"
-        ):  # the last of a bucket, which leaves before the call has ended
+        if point.phase == "accumulate":  # a bucket may leave before its last call has ended
             complete = min(complete + point.weight_bytes, trained)
         return scattered_bytes(axes, complete, trained, largest) if begun else 0
     shared = bucketed_bytes(axes, stage)
