@@ -131,7 +131,7 @@ def replan(program: Program) -> Program:
 
     Raises UsageError as `regroup`, MismatchError in the middle of a step, with compressed messages, and
     where other parameters are trained, or read, than before, TraceError and InfeasibleError as
-    `parallelize`; then the program trains on as it was.
+    `parallelize`; then the program trains on, once the module is as it was.
     """
     from ..runtime.checkpoint.live import live_state, load_live
 
